@@ -38,6 +38,11 @@ class Embedder(Protocol):
         """The facts about the model, measured when it was loaded."""
         ...
 
+    @property
+    def batch_size(self) -> int:
+        """How many texts a call should hold: enough for full speed, few enough that a failed call wastes little."""
+        ...
+
     async def embed(self, texts: Sequence[str], side: Side) -> Dense:
         """Embed texts that hold at least one non-blank character; prefixes are added here.
 
@@ -46,8 +51,8 @@ class Embedder(Protocol):
         Raises:
             TransientEmbedding: the same call may succeed later.
             BatchTooLarge: fewer texts at a time would succeed.
-            BadText: at least one text cannot be embedded; bisect.
-            ModelNotUsable: wrong count, wrong size, NaN or zero vectors, or the model is gone.
+            BadText: at least one text cannot be embedded, or got a NaN or zero vector; bisect.
+            ModelNotUsable: wrong count, wrong size, nothing but NaN or zero vectors (of a sound text, too), or the model is gone.
         """
         ...
 

@@ -1,0 +1,160 @@
+"""What is a collection, as far as a migration is concerned? Its fields, its configuration and how two of them differ."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from enum import StrEnum
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from qdrant_model_migration.errors import Refused
+from qdrant_model_migration.results import ConfigDifference, VectorInfo
+
+METADATA_KEY = "model_migration"
+"""Key of the collection's metadata under which provenance is kept."""
+
+Json = dict[str, Any]
+
+
+class FieldKind(StrEnum):
+    DENSE = "dense"
+    SPARSE = "sparse"
+    MULTIVECTOR = "multivector"
+
+
+class VectorField(BaseModel):
+    """One vector field; the unnamed one is called ""."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    kind: FieldKind
+    size: int | None = None
+    distance: str | None = None
+    datatype: str = "float32"
+    config: Json = {}
+
+    def info(self) -> VectorInfo:
+        quantization = self.config.get("quantization_config") or {}
+        return VectorInfo(
+            name=self.name,
+            size=self.size,
+            distance=self.distance,
+            kind=self.kind.value,
+            datatype=self.datatype,
+            on_disk=self.config.get("on_disk"),
+            quantization=next(iter(quantization), None),
+            modifier=self.config.get("modifier"),
+        )
+
+
+class Collection(BaseModel):
+    """A collection as the server described it; `config` is the server's own JSON."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    points: int
+    fields: tuple[VectorField, ...]
+    config: Json
+    payload_indexes: dict[str, Json] = {}
+    """Field -> {"data_type": ..., "params": ... or absent}."""
+    status: str = "green"
+    optimizer_ok: bool = True
+    optimizer_error: str | None = None
+    segments: int = 0
+    indexed_vectors: int | None = None
+    aliases: tuple[str, ...] = ()
+    shard_keys: tuple[str | int, ...] = ()
+
+    @property
+    def dense(self) -> list[VectorField]:
+        return [f for f in self.fields if f.kind is FieldKind.DENSE]
+
+    @property
+    def metadata(self) -> Json:
+        return dict(self.config.get("metadata") or {})
+
+    def field(self, name: str) -> VectorField | None:
+        return next((f for f in self.fields if f.name == name), None)
+
+    def field_to_replace(self, name: str | None) -> VectorField:
+        """The dense field that is to be embedded anew.
+
+        Raises:
+            Refused: the name is unknown or not dense, or none was given and there is not exactly one dense field.
+        """
+        names = [f.name or "(unnamed)" for f in self.dense]
+        if name is not None:
+            found = self.field(name)
+            if found is None or found.kind is not FieldKind.DENSE:
+                raise Refused(f"Nothing was changed: {self.name!r} has no dense vector {name!r}. Its dense vectors: {', '.join(names) or 'none'}.")
+            return found
+        if len(self.dense) != 1:
+            if not self.dense:
+                raise Refused(f"Nothing was changed: {self.name!r} has no dense vector that could be embedded anew (points hold payload only, or sparse vectors).")
+            raise Refused(f"Nothing was changed: {self.name!r} has {len(self.dense)} dense vectors ({', '.join(names)}). Name the one to replace with 'vector'.")
+        return self.dense[0]
+
+    @property
+    def page_limit(self) -> int | None:
+        """The most points a read may ask for under the collection's strict mode."""
+        strict = self.config.get("strict_mode_config") or {}
+        return strict.get("max_query_limit") if strict.get("enabled") else None
+
+    def flat_config(self) -> Json:
+        """Every setting by its dotted path: vectors, indexes and all; what holds nothing is left out."""
+        indexes = {field: {"data_type": i.get("data_type"), **({"params": i["params"]} if i.get("params") else {})} for field, i in self.payload_indexes.items()}
+        return dict(_flattened({**self.config, "payload_indexes": indexes}, ()))
+
+
+def _flattened(value: object, path: tuple[str, ...]) -> Iterator[tuple[str, object]]:
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _flattened(inner, (*path, str(key) if key != "" else '""'))
+    elif value is not None:
+        yield ".".join(path), value
+
+
+def is_same_setting(a: object, b: object) -> bool:
+    """Equal, with a tolerance for numbers: gRPC returns a quantile of 0.99 as 0.99000001."""
+    if isinstance(a, int | float) and isinstance(b, int | float) and not isinstance(a, bool) and not isinstance(b, bool):
+        return math.isclose(a, b, rel_tol=1e-6, abs_tol=1e-9)
+    return a == b
+
+
+def config_differences(source: Collection, target: Collection, intended: Mapping[str, str]) -> list[ConfigDifference]:
+    """Where two collections are configured differently. `intended` maps path prefixes to the reason they may differ."""
+    a, b = source.flat_config(), target.flat_config()
+    found: list[ConfigDifference] = []
+    for path in sorted(a.keys() | b.keys()):
+        if is_same_setting(a.get(path), b.get(path)):
+            continue
+        note = next((why for prefix, why in intended.items() if path == prefix or path.startswith(prefix + ".")), None)
+        found.append(ConfigDifference(path=path, source=a.get(path), target=b.get(path), is_intended=note is not None, note=note))
+    return found
+
+
+def fields_of(params: Json) -> tuple[VectorField, ...]:
+    """The vector fields of a collection's `params` as the server's JSON has them."""
+    found: list[VectorField] = []
+    vectors = params.get("vectors") or {}
+    if isinstance(vectors.get("size"), int):
+        vectors = {"": vectors}
+    for name, entry in vectors.items():
+        found.append(
+            VectorField(
+                name=name,
+                kind=FieldKind.MULTIVECTOR if entry.get("multivector_config") else FieldKind.DENSE,
+                size=entry["size"],
+                distance=entry["distance"],
+                datatype=entry.get("datatype") or "float32",
+                config=entry,
+            )
+        )
+    for name, entry in (params.get("sparse_vectors") or {}).items():
+        datatype = ((entry or {}).get("index") or {}).get("datatype") or "float32"
+        found.append(VectorField(name=name, kind=FieldKind.SPARSE, datatype=datatype, config=entry or {}))
+    return tuple(found)

@@ -1,0 +1,134 @@
+"""What can be embedded without any download? Word forms: a lexical model for demos, dry runs and tests, and it says so.
+
+`builtin:hashing-N` hashes lower-cased words and the character trigrams inside them into N signed buckets (16 to 4096).
+`builtin:hashing-N-words` hashes the words alone: as large, another space, and worse at word forms, so that a demo can
+compare two models of equal size. Every name has its own salt: no two of these spaces agree, whatever their sizes.
+
+Feature hashing with signs: Weinberger et al., "Feature Hashing for Large Scale Multitask Learning" (ICML 2009).
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from functools import lru_cache
+from hashlib import blake2b
+from math import log, sqrt
+
+import anyio
+import numpy as np
+from numpy.typing import NDArray
+
+from qdrant_model_migration.domain.model import ModelSpec, Side
+from qdrant_model_migration.embedders.base import Dense
+from qdrant_model_migration.embedders.checks import check_answer, check_texts
+from qdrant_model_migration.errors import NotFound
+
+SMALLEST, LARGEST = 16, 4096
+EXAMPLES = ("hashing-256", "hashing-256-words", "hashing-512")
+NOTE = "lexical only: it compares word forms, not meaning; for demos and dry runs, never for production"
+
+_NAME = re.compile(r"^hashing-(\d{1,5})(-words)?$")
+_WORD = re.compile(r"\w+")
+_TRIGRAM_SHARE = 0.7
+"""Length of a word's trigram part beside its own bucket of length 1: other forms of a word stay near, other words far."""
+
+_SLICE = 256
+"""Texts hashed in one visit to a thread, so that a cancelled call ends soon."""
+
+
+def is_builtin(model: str) -> bool:
+    """Whether the name has the form of a built-in model; its size may still be out of range."""
+    return _NAME.match(model.lower()) is not None
+
+
+class HashingEmbedder:
+    """Deterministic across processes and machines; needs no files, no memory to speak of, and no network.
+
+    Raises:
+        NotFound: no built-in model has this name.
+    """
+
+    def __init__(self, model: str) -> None:
+        match = _NAME.match(model.lower())
+        if match is None or not SMALLEST <= int(match[1]) <= LARGEST:
+            raise NotFound(
+                f"Nothing was loaded: there is no built-in model {model!r}. There are 'hashing-N' and 'hashing-N-words' "
+                f"with N from {SMALLEST} to {LARGEST}, for example 'builtin:hashing-256'."
+            )
+        self._dimensions = int(match[1])
+        self._has_trigrams = match[2] is None
+        name = f"hashing-{self._dimensions}{match[2] or ''}"
+        self._salt = blake2b(name.encode(), digest_size=16).digest()
+        # Texts repeat their words: most of the hashing of a corpus is done once.
+        self._word = lru_cache(maxsize=200_000)(self._hash_word)
+        self._spec = ModelSpec(name=f"builtin:{name}", dimensions=self._dimensions, note=NOTE)
+
+    @property
+    def spec(self) -> ModelSpec:
+        return self._spec
+
+    @property
+    def batch_size(self) -> int:
+        return 512
+
+    async def embed(self, texts: Sequence[str], side: Side) -> Dense:
+        """Unit vectors of shape (len(texts), dimensions), the same for both sides.
+
+        Raises:
+            BadText: a text is blank.
+        """
+        check_texts(texts, self._spec.name)
+        found = np.zeros((len(texts), self._dimensions), dtype=np.float32)
+        for start in range(0, len(texts), _SLICE):
+            part = texts[start : start + _SLICE]
+            found[start : start + len(part)] = await anyio.to_thread.run_sync(self._embed_all, part)
+        return check_answer(found, len(texts), self._dimensions, self._spec.name)
+
+    async def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """Words of each text; nothing is ever cut."""
+        return [len(_WORD.findall(text)) for text in texts]
+
+    async def close(self) -> None:
+        self._word.cache_clear()
+
+    def _embed_all(self, texts: Sequence[str]) -> Dense:
+        return np.stack([self._embed_one(text) for text in texts])
+
+    def _embed_one(self, text: str) -> NDArray[np.float32]:
+        buckets: list[int] = []
+        weights: list[float] = []
+        for word, times in Counter(_WORD.findall(text.lower())).items():
+            # Sublinear term frequency: a word said ten times says little more than one said twice.
+            scale = 1.0 + log(times)
+            word_buckets, word_weights = self._word(word)
+            buckets += word_buckets
+            weights += word_weights if times == 1 else [scale * weight for weight in word_weights]
+        vector = self._sum(buckets, weights)
+        if not vector.any():
+            # Only punctuation or emoji, or features that cancelled each other: the raw characters are what is left.
+            hashed = [self._bucket("raw", character) for character in text.strip()]
+            vector = self._sum([bucket for bucket, _ in hashed], [sign for _, sign in hashed])
+        if not vector.any():
+            vector[self._bucket("whole", text)[0]] = 1.0
+        return (vector / np.linalg.norm(vector)).astype(np.float32)
+
+    def _sum(self, buckets: list[int], weights: list[float]) -> NDArray[np.float64]:
+        return np.bincount(np.array(buckets, dtype=np.intp), weights=weights, minlength=self._dimensions)
+
+    def _hash_word(self, word: str) -> tuple[list[int], list[float]]:
+        """Buckets and weights of a word and, unless this is the words-only model, of the trigrams of `<word>`."""
+        bucket, sign = self._bucket("word", word)
+        if not self._has_trigrams:
+            return [bucket], [sign]
+        padded = f"<{word}>"
+        trigrams = [self._bucket("tri", padded[i : i + 3]) for i in range(len(padded) - 2)]
+        weight = _TRIGRAM_SHARE / sqrt(len(trigrams))
+        return [bucket, *(b for b, _ in trigrams)], [sign, *(s * weight for _, s in trigrams)]
+
+    def _bucket(self, kind: str, feature: str) -> tuple[int, float]:
+        # Lone surrogates are legal in JSON payloads and illegal in UTF-8.
+        digest = blake2b(f"{kind}:{feature}".encode("utf-8", "surrogatepass"), digest_size=8, key=self._salt).digest()
+        number = int.from_bytes(digest, "big")
+        return (number >> 1) % self._dimensions, 1.0 if number & 1 else -1.0

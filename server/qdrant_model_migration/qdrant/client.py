@@ -1,0 +1,227 @@
+"""How is Qdrant called? Opening a connection, retrying what is transient, and turning every fault into one of ours."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from typing import TypeVar
+
+import anyio
+import grpc
+import httpx
+import stamina
+from qdrant_client import AsyncQdrantClient
+from qdrant_client.common.client_exceptions import ResourceExhaustedResponse
+from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
+
+from qdrant_model_migration.errors import (
+    AccessDenied,
+    AlreadyExists,
+    BatchTooLarge,
+    ConnectionFailed,
+    MigrationError,
+    NotFound,
+    RateLimited,
+    RequestRejected,
+    Unsupported,
+)
+from qdrant_model_migration.settings import Connection
+
+T = TypeVar("T")
+MAX_MESSAGE = 300
+
+
+class Caller:
+    """Calls one Qdrant. Transient faults are retried for `patience_s`; everything else becomes a MigrationError at once.
+
+    Every call made through it is safe to repeat: reads, guarded writes, and writes whose repetition changes nothing.
+    """
+
+    def __init__(self, connection: Connection, rest: AsyncQdrantClient, fast: AsyncQdrantClient, *, patience_s: float, timeout_s: float) -> None:
+        self.connection = connection
+        self.rest = rest
+        self.fast = fast
+        """The gRPC client where that is preferred, else the same as `rest`."""
+        self.patience_s = patience_s
+        self.timeout_s = timeout_s
+        self._turn = anyio.Lock()
+
+    async def __call__(self, act: Callable[[], Awaitable[T]]) -> T:
+        """Carry out one request.
+
+        Raises:
+            ConnectionFailed: still failing after `patience_s`.
+            MigrationError: any other fault, translated.
+        """
+        if self.connection.is_embedded:
+            # The embedded database is not safe for interleaved calls and blocks the loop: one at a time, with a breath between.
+            async with self._turn:
+                await anyio.lowlevel.checkpoint()
+                return await self._once(act)
+        async for attempt in stamina.retry_context(
+            on=_retry_delay, attempts=None, timeout=self.patience_s, wait_initial=0.2, wait_max=5.0, wait_jitter=0.5
+        ):
+            with attempt:
+                return await self._once(act)
+        raise AssertionError("stamina yields at least one attempt")
+
+    async def _once(self, act: Callable[[], Awaitable[T]]) -> T:
+        try:
+            return await act()
+        except MigrationError:
+            raise
+        except ResourceExhaustedResponse as error:
+            # A 429 without retry-after means that the batch can never pass the limiter.
+            raise RateLimited("Qdrant's rate limit was reached.", float(error.retry_after_s)) from None
+        except UnexpectedResponse as error:
+            raise from_status(error) from None
+        except ResponseHandlingException as error:
+            raise self._unreachable(type(error.source).__name__) from None
+        except (httpx.HTTPError, ConnectionError, TimeoutError) as error:
+            raise self._unreachable(type(error).__name__) from None
+        except grpc.aio.AioRpcError as error:
+            raise self._from_grpc(error) from None
+        except (ValueError, KeyError, NotImplementedError) as error:
+            if self.connection.is_embedded:
+                raise from_embedded(error) from None
+            raise
+
+    def _unreachable(self, kind: str) -> ConnectionFailed:
+        return ConnectionFailed(
+            f"Qdrant (connection '{self.connection.name}') does not answer ({kind}). Check that the server runs and that QDRANT_URL names it; "
+            "`qdrant-model-migration doctor` tells more."
+        )
+
+    def _from_grpc(self, error: grpc.aio.AioRpcError) -> MigrationError:
+        code, text = error.code(), _short(error.details() or "")
+        kinds: dict[grpc.StatusCode, Callable[[str], MigrationError]] = {
+            grpc.StatusCode.NOT_FOUND: NotFound,
+            grpc.StatusCode.ALREADY_EXISTS: AlreadyExists,
+            grpc.StatusCode.INVALID_ARGUMENT: RequestRejected,
+            grpc.StatusCode.UNAUTHENTICATED: lambda _: no_key(),
+            grpc.StatusCode.PERMISSION_DENIED: lambda t: AccessDenied(f"The key lacks a right: {t}."),
+            grpc.StatusCode.UNIMPLEMENTED: lambda t: Unsupported(f"This Qdrant does not know the call: {t}."),
+            grpc.StatusCode.RESOURCE_EXHAUSTED: lambda t: BatchTooLarge(f"Qdrant refused the size or rate of the request: {t}."),
+        }
+        return kinds[code](text) if code in kinds else self._unreachable(code.name)
+
+
+def _retry_delay(error: Exception) -> bool | timedelta:
+    if isinstance(error, RateLimited) and error.retry_after_s is not None:
+        return timedelta(seconds=min(60.0, max(0.1, error.retry_after_s)))
+    return isinstance(error, ConnectionFailed)
+
+
+def no_key() -> AccessDenied:
+    return AccessDenied("Qdrant refused the key: it is missing or wrong. Set QDRANT_API_KEY to a key that may manage collections.")
+
+
+def from_status(error: UnexpectedResponse) -> MigrationError:
+    """Our error for an HTTP answer; nothing of the request is repeated."""
+    text = _reason(error)
+    match error.status_code:
+        case 400:
+            return BatchTooLarge(f"Qdrant refused the request as too large: {text}") if "larger than allowed" in text or "upsert limit" in text else RequestRejected(text)
+        case 401:
+            return no_key()
+        case 403:
+            return AccessDenied(f"The key lacks a right: {text}. A migration needs a key that may manage collections and aliases.")
+        case 404:
+            return NotFound(text) if text else Unsupported("This Qdrant does not know the call.")
+        case 409:
+            return AlreadyExists(text)
+        case 413 | 429:
+            return BatchTooLarge(f"Qdrant refused the size of the request: {text}")
+        case 422:
+            return RequestRejected(text)
+        case _:
+            return ConnectionFailed(f"Qdrant answered with status {error.status_code}: {text}")
+
+
+def from_embedded(error: Exception) -> MigrationError:
+    """The embedded database raises ValueError for everything; its texts tell the cases apart."""
+    text = _short(str(error.args[0] if error.args else error))
+    if isinstance(error, NotImplementedError):
+        return Unsupported(f"The embedded database cannot do this: {text}.")
+    if "not found" in text:
+        return NotFound(text)
+    if "already exists" in text:
+        return AlreadyExists(text)
+    return RequestRejected(text)
+
+
+def _reason(error: UnexpectedResponse) -> str:
+    try:
+        status = error.structured().get("status")
+    except (ValueError, AttributeError):
+        return _short(error.content.decode("utf-8", "replace"))
+    return _short(str(status.get("error", "")) if isinstance(status, dict) else str(status))
+
+
+def _short(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= MAX_MESSAGE else text[: MAX_MESSAGE - 1] + "…"
+
+
+@asynccontextmanager
+async def opened(connection: Connection, *, patience_s: float, timeout_s: float) -> AsyncIterator[Caller]:
+    """Open a connection; no request is made to a server yet.
+
+    Raises:
+        AlreadyExists: another process holds the embedded database.
+    """
+    caller = open_caller(connection, patience_s=patience_s, timeout_s=timeout_s)
+    try:
+        yield caller
+    finally:
+        await close_caller(caller)
+
+
+def open_caller(connection: Connection, *, patience_s: float, timeout_s: float) -> Caller:
+    """See `opened`; the owner closes it with `close_caller`."""
+    if connection.is_embedded:
+        assert connection.path is not None
+        rest = _open_embedded(connection)
+        return Caller(connection, rest, rest, patience_s=patience_s, timeout_s=timeout_s)
+    key = connection.api_key.get_secret_value() if connection.api_key else None
+
+    def client(prefer_grpc: bool) -> AsyncQdrantClient:
+        with warnings.catch_warnings():
+            # "Api key is used with an insecure connection": the person chose the address; `doctor` mentions it.
+            warnings.simplefilter("ignore", UserWarning)
+            return AsyncQdrantClient(
+                url=connection.url,
+                # An address without a port means the scheme's own behind a proxy, but 6333 is what everybody runs.
+                grpc_port=connection.grpc_port,
+                prefer_grpc=prefer_grpc,
+                api_key=key,
+                timeout=max(1, int(timeout_s)),
+                check_compatibility=False,
+            )
+
+    rest = client(prefer_grpc=False)
+    return Caller(connection, rest, client(prefer_grpc=True) if connection.prefer_grpc else rest, patience_s=patience_s, timeout_s=timeout_s)
+
+
+def _open_embedded(connection: Connection) -> AsyncQdrantClient:
+    assert connection.path is not None
+    try:
+        connection.path.mkdir(parents=True, exist_ok=True)
+        return AsyncQdrantClient(path=str(connection.path))
+    except RuntimeError as error:
+        if "already accessed" not in str(error):
+            raise
+        raise AlreadyExists(
+            f"The embedded database at {connection.path} is in use by another process, and it serves one at a time. "
+            "Close the other host or command, or run a Qdrant server and set QDRANT_URL."
+        ) from None
+    except OSError as error:
+        raise ConnectionFailed(f"The embedded database at {connection.path} cannot be opened: {error.strerror}. Set QDRANT_PATH to a folder that can be written.") from None
+
+
+async def close_caller(caller: Caller) -> None:
+    await caller.rest.close()
+    if caller.fast is not caller.rest:
+        await caller.fast.close()

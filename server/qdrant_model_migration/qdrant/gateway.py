@@ -1,0 +1,259 @@
+"""What does Qdrant hold, and how is it changed? Collections, aliases, configuration; points are points.py's."""
+
+from __future__ import annotations
+
+import anyio
+from pydantic import BaseModel, ConfigDict
+from qdrant_client import models
+
+from qdrant_model_migration.domain.collection import Collection, Json
+from qdrant_model_migration.errors import AccessDenied, MigrationError, NotFound, RequestRejected, Unsupported
+from qdrant_model_migration.qdrant import translate
+from qdrant_model_migration.qdrant.client import Caller, close_caller, open_caller
+from qdrant_model_migration.qdrant.points import Points
+from qdrant_model_migration.settings import Connection
+
+Version = tuple[int, int, int]
+
+GATES: dict[str, Version] = {
+    "update_filter": (1, 15, 4),
+    "server_bm25": (1, 15, 2),
+    "collection_metadata": (1, 16, 0),
+    "update_mode": (1, 17, 0),
+    "update_queue": (1, 17, 0),
+    "create_vector_name": (1, 18, 0),
+}
+"""The first server version with each feature."""
+
+
+class ServerFacts(BaseModel):
+    """Which Qdrant this is."""
+
+    model_config = ConfigDict(frozen=True)
+
+    version: str
+    is_embedded: bool
+
+    @property
+    def parsed(self) -> Version:
+        numbers = [int("".join(c for c in part if c.isdigit()) or 0) for part in self.version.split("-")[0].split(".")[:3]]
+        return (numbers + [0, 0, 0])[0], (numbers + [0, 0, 0])[1], (numbers + [0, 0, 0])[2]
+
+    def can(self, feature: str) -> bool:
+        """Whether this version is new enough; the embedded database follows the client, which has them all."""
+        if feature == "server_bm25" and self.is_embedded:
+            return False
+        return self.is_embedded or self.parsed >= GATES[feature]
+
+    @property
+    def capabilities(self) -> list[str]:
+        return [feature for feature in GATES if self.can(feature)]
+
+
+class Gateway:
+    """One Qdrant, server or embedded."""
+
+    def __init__(self, caller: Caller) -> None:
+        self._call = caller
+        self.connection = caller.connection
+        self.points = Points(caller)
+        self._facts: ServerFacts | None = None
+
+    @classmethod
+    def open(cls, connection: Connection, *, patience_s: float, timeout_s: float) -> Gateway:
+        """Open a connection. A server is not asked anything yet; the embedded database is locked for this process.
+
+        Raises:
+            AlreadyExists: another process holds the embedded database.
+        """
+        return cls(open_caller(connection, patience_s=patience_s, timeout_s=timeout_s))
+
+    async def close(self) -> None:
+        await close_caller(self._call)
+
+    async def facts(self) -> ServerFacts:
+        """Version and mode, asked once."""
+        if self._facts is None:
+            if self.connection.is_embedded:
+                from importlib.metadata import version
+
+                self._facts = ServerFacts(version=version("qdrant-client"), is_embedded=True)
+            else:
+                info = await self._call(self._call.rest.info)
+                self._facts = ServerFacts(version=info.version, is_embedded=False)
+        return self._facts
+
+    async def require(self, feature: str, purpose: str) -> None:
+        """Refuse when the server is too old for a feature.
+
+        Raises:
+            Unsupported: names both versions.
+        """
+        facts = await self.facts()
+        if not facts.can(feature):
+            needed = ".".join(str(n) for n in GATES[feature])
+            raise Unsupported(f"Nothing was changed: {purpose} needs Qdrant {needed} or later, and this server is {facts.version}.")
+
+    # --- reading
+
+    async def collections(self) -> list[str]:
+        found = await self._call(self._call.rest.get_collections)
+        return sorted(c.name for c in found.collections)
+
+    async def aliases(self) -> dict[str, str]:
+        """Alias -> collection."""
+        found = await self._call(self._call.rest.get_aliases)
+        return {a.alias_name: a.collection_name for a in found.aliases}
+
+    async def exists(self, name: str) -> bool:
+        """Whether a collection of exactly this name exists (an alias is none)."""
+        return name in await self.collections()
+
+    async def resolve(self, name: str) -> tuple[str, str | None]:
+        """(collection, alias): a name that is an alias is resolved and given back beside it.
+
+        Raises:
+            NotFound: neither a collection nor an alias; lists near misses.
+        """
+        try:
+            aliases = await self.aliases()
+            collections = await self.collections()
+        except AccessDenied:
+            # A key limited to some collections may not list; the collection itself still answers.
+            await self._call(lambda: self._call.rest.get_collection(name))
+            return name, None
+        if name in aliases:
+            return aliases[name], name
+        if name in collections:
+            return name, None
+        raise NotFound.named("collection or alias", name, {*collections, *aliases})
+
+    async def describe(self, name: str) -> Collection:
+        """A collection in full.
+
+        Raises:
+            NotFound: it does not exist.
+        """
+        info = await self._call(lambda: self._call.rest.get_collection(name))
+        try:
+            aliases = [alias for alias, collection in (await self.aliases()).items() if collection == name]
+        except AccessDenied:
+            aliases = []
+        keys: list[str | int] = []
+        if info.config.params.sharding_method == models.ShardingMethod.CUSTOM:
+            keys = [k.key for k in (await self._call(lambda: self._call.rest.list_shard_keys(name))).shard_keys or [] if isinstance(k.key, str | int)]
+        return translate.collection(name, info, aliases, keys)
+
+    async def queue_length(self, name: str) -> int | None:
+        """Updates that wait to be applied; None where the server does not tell."""
+        info = await self._call(lambda: self._call.rest.get_collection(name))
+        queue = getattr(info, "update_queue", None)
+        return None if queue is None else int(queue.length)
+
+    # --- collections
+
+    async def create_collection(self, name: str, create: Json) -> None:
+        """Create a collection from a recorded request.
+
+        Raises:
+            AlreadyExists: the name is taken, by a collection or an alias.
+        """
+        arguments = translate.creation(create)
+        await self._call(lambda: self._call.rest.create_collection(name, **arguments))
+        diff = {k: v for k, v in (create.get("params_after") or {}).items() if v is not None}
+        if diff:
+            await self.update(name, {"params": diff})
+
+    async def create_payload_index(self, name: str, field: str, index: Json) -> None:
+        """An index with the parameters of the source's. The embedded database has none."""
+        if self.connection.is_embedded:
+            return
+        params = index.get("params")
+        schema: models.PayloadSchemaType | models.PayloadSchemaParams = (
+            _PARAMS[index["data_type"]].model_validate(params) if params else models.PayloadSchemaType(index["data_type"])
+        )
+        await self._call(lambda: self._call.rest.create_payload_index(name, field, field_schema=schema, wait=True))
+
+    async def update(self, name: str, changes: Json) -> None:
+        """Change `optimizers`, `params`, `strict_mode`, `metadata` of a collection, given as JSON."""
+        optimizers = models.OptimizersConfigDiff.model_validate(changes["optimizers"]) if changes.get("optimizers") else None
+        params = models.CollectionParamsDiff.model_validate(changes["params"]) if changes.get("params") else None
+        strict = models.StrictModeConfig.model_validate(changes["strict_mode"]) if changes.get("strict_mode") else None
+        metadata = changes.get("metadata")
+        if self.connection.is_embedded and metadata is None:
+            return
+        await self._call(
+            lambda: self._call.rest.update_collection(
+                name, optimizers_config=optimizers, collection_params=params, strict_mode_config=strict, metadata=metadata
+            )
+        )
+
+    async def delete_collection(self, name: str) -> None:
+        """Delete a collection. Its aliases would vanish with it, so it is refused while one points there.
+
+        Raises:
+            RequestRejected: an alias points to it, or Qdrant says it deleted nothing.
+        """
+        pointing = [alias for alias, collection in (await self.aliases()).items() if collection == name]
+        if pointing:
+            raise RequestRejected(f"Collection {name!r} was not deleted: alias {', '.join(map(repr, pointing))} points to it.")
+        if not await self.exists(name):
+            return
+        await self._call(lambda: self._call.rest.delete_collection(name))
+        if await self.exists(name):
+            raise RequestRejected(f"Collection {name!r} was not deleted: Qdrant still lists it.")
+
+    async def snapshot(self, name: str) -> str | None:
+        """Create a snapshot and return its name; None where there are none (embedded)."""
+        if self.connection.is_embedded:
+            return None
+        made = await self._call(lambda: self._call.rest.create_snapshot(name, wait=True))
+        return made.name if made else None
+
+    # --- aliases
+
+    async def point_alias(self, alias: str, collection: str) -> None:
+        """Point an alias at a collection by one CreateAlias, atomic for readers, and read it back.
+
+        Raises:
+            MigrationError: it points elsewhere afterwards.
+        """
+        operation = models.CreateAliasOperation(create_alias=models.CreateAlias(collection_name=collection, alias_name=alias))
+        await self._call(lambda: self._call.rest.update_collection_aliases([operation]))
+        now = (await self.aliases()).get(alias)
+        if now != collection:
+            raise MigrationError(f"Alias {alias!r} was asked to point to {collection!r} but points to {now!r}: somebody else moves it.")
+
+    async def delete_alias(self, alias: str) -> None:
+        """Remove an alias that this tool created."""
+        operation = models.DeleteAliasOperation(delete_alias=models.DeleteAlias(alias_name=alias))
+        await self._call(lambda: self._call.rest.update_collection_aliases([operation]))
+
+    async def wait_until_ready(self, name: str, *, timeout_s: float, looks: int = 3, every_s: float = 0.5) -> bool:
+        """Wait for a sustained green: `looks` times in a row, with nothing queued. False when the time is up."""
+        if self.connection.is_embedded:
+            return True
+        in_a_row = 0
+        with anyio.move_on_after(timeout_s):
+            while in_a_row < looks:
+                info = await self._call(lambda: self._call.rest.get_collection(name))
+                queue = getattr(info, "update_queue", None)
+                is_calm = info.status == models.CollectionStatus.GREEN and (queue is None or queue.length == 0)
+                in_a_row = in_a_row + 1 if is_calm else 0
+                if info.status == models.CollectionStatus.GREY:
+                    # Grey never resolves by itself; any write, even one that finds nothing, wakes the optimizers.
+                    await self.points.watermark(name)
+                await anyio.sleep(every_s)
+        return in_a_row >= looks
+
+
+_PARAMS: dict[str, type[BaseModel]] = {
+    "keyword": models.KeywordIndexParams,
+    "integer": models.IntegerIndexParams,
+    "float": models.FloatIndexParams,
+    "geo": models.GeoIndexParams,
+    "text": models.TextIndexParams,
+    "bool": models.BoolIndexParams,
+    "datetime": models.DatetimeIndexParams,
+    "uuid": models.UuidIndexParams,
+}

@@ -1,0 +1,172 @@
+"""How are points read and written? Ordered scrolls, insert-only and conditional writes, searches, versions."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+from qdrant_client import AsyncQdrantClient, models
+
+from qdrant_model_migration.domain.points import Payload, Point, PointId, untag
+from qdrant_model_migration.qdrant import translate
+from qdrant_model_migration.qdrant.client import Caller
+
+VERSION_PAGE = 500
+
+
+class Found(BaseModel):
+    """One hit of a search."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: PointId
+    score: float
+    payload: Payload
+
+
+class Points:
+    """The points of one Qdrant."""
+
+    def __init__(self, caller: Caller) -> None:
+        self._call = caller
+
+    # --- reading
+
+    async def scroll(
+        self, collection: str, *, offset: PointId | None, limit: int, payload: bool = True, vectors: Sequence[str] = ()
+    ) -> tuple[list[Point], PointId | None]:
+        """A page in id order from `offset` (inclusive; it need not exist), and the id where the next begins."""
+
+        async def read(client: AsyncQdrantClient) -> tuple[list[models.Record], Any]:
+            wanted: Any = False if not vectors else (True if "" in vectors else list(vectors))
+            return await self._call(lambda: client.scroll(collection, offset=offset, limit=limit, with_payload=payload, with_vectors=wanted))
+
+        records, after = await read(self._call.fast)
+        if self._call.fast is not self._call.rest and any(translate.has_wide_number(r.payload) for r in records):
+            # gRPC turns integers above 2^63-1 into floats; REST keeps them.
+            records, after = await read(self._call.rest)
+        return [translate.point(r) for r in records], _plain(after)
+
+    async def ids(self, collection: str, *, offset: PointId | None, limit: int) -> tuple[list[PointId], PointId | None]:
+        """Ids only."""
+        points, after = await self.scroll(collection, offset=offset, limit=limit, payload=False)
+        return [p.id for p in points], after
+
+    async def retrieve(self, collection: str, ids: Sequence[PointId], *, payload: bool = True, vectors: Sequence[str] = ()) -> dict[PointId, Point]:
+        """The points among `ids` that exist, by id."""
+        if not ids:
+            return {}
+        wanted: Any = False if not vectors else (True if "" in vectors else list(vectors))
+        records = await self._call(lambda: self._call.rest.retrieve(collection, list(ids), with_payload=payload, with_vectors=wanted))
+        return {p.id: p for p in (translate.point(r) for r in records)}
+
+    async def existing(self, collection: str, ids: Sequence[PointId]) -> set[PointId]:
+        """Which of `ids` exist."""
+        return set(await self.retrieve(collection, ids, payload=False))
+
+    async def count(self, collection: str) -> int:
+        """Exact number of points."""
+        return (await self._call(lambda: self._call.rest.count(collection, exact=True))).count
+
+    async def sample(self, collection: str, size: int, *, vectors: Sequence[str] = ()) -> list[Point]:
+        """Points drawn at random by the server, with payloads."""
+        wanted: Any = False if not vectors else (True if "" in vectors else list(vectors))
+        query = models.SampleQuery(sample=models.Sample.RANDOM)
+        answer = await self._call(
+            lambda: self._call.rest.query_points(collection, query=query, limit=size, with_payload=True, with_vectors=wanted)
+        )
+        return [translate.point(p) for p in answer.points]
+
+    async def search(
+        self, collection: str, vector: Sequence[float], *, using: str, limit: int, exact: bool, payload: bool = True
+    ) -> list[Found]:
+        """Nearest points, best first; `exact` looks at every vector instead of the index."""
+        answer = await self._call(
+            lambda: self._call.fast.query_points(
+                collection,
+                query=list(vector),
+                using=using or None,
+                limit=limit,
+                search_params=models.SearchParams(exact=exact),
+                with_payload=payload,
+            )
+        )
+        return [Found(id=_plain(p.id) or 0, score=p.score, payload=p.payload or {}) for p in answer.points]
+
+    async def versions(self, collection: str, ids: Sequence[PointId], *, using: str, size: int) -> dict[PointId, int]:
+        """Number of the last operation on each point that has a vector in field `using`; comparable within one shard."""
+        found: dict[PointId, int] = {}
+        probe = [1.0] + [0.0] * (size - 1)
+        for start in range(0, len(ids), VERSION_PAGE):
+            page = list(ids[start : start + VERSION_PAGE])
+            answer = await self._call(
+                lambda page=page: self._call.rest.query_points(  # type: ignore[misc]
+                    collection,
+                    query=probe,
+                    using=using or None,
+                    limit=len(page),
+                    query_filter=models.Filter(must=[models.HasIdCondition(has_id=page)]),
+                    search_params=models.SearchParams(exact=True),
+                    with_payload=False,
+                )
+            )
+            found.update({_plain(p.id) or 0: p.version for p in answer.points})
+        return found
+
+    # --- writing
+
+    async def insert(self, collection: str, points: Sequence[Point], *, by_mode: bool = False) -> None:
+        """Write the points that do not exist yet; leave existing ones as they are.
+
+        `by_mode` uses `update_mode` (>= 1.17); else a filter no existing point passes (>= 1.15.4). The embedded database honours both.
+        """
+        structs = [translate.struct(p) for p in points]
+        client = self._client_for(points)
+        if by_mode:
+            await self._call(lambda: client.upsert(collection, structs, wait=True, update_mode=models.UpdateMode.INSERT_ONLY))
+        else:
+            guard = translate.never([p.id for p in points])
+            await self._call(lambda: client.upsert(collection, structs, wait=True, update_filter=guard))
+
+    async def write(self, collection: str, points: Sequence[Point]) -> None:
+        """Write without a guard: only where nobody else writes, or what nobody else knows."""
+        structs = [translate.struct(p) for p in points]
+        client = self._client_for(points)
+        await self._call(lambda: client.upsert(collection, structs, wait=True))
+
+    async def replace(self, collection: str, point: Point, *, observed: Payload) -> None:
+        """Overwrite one existing point unless its payload is no longer as observed, as far as a filter can tell. Never inserts."""
+        guard = translate.still_holds(point.id, observed, point.payload)
+        struct = translate.struct(point)
+        # An upsert's filter applies to existing points only: were the point gone meanwhile, it would be inserted again.
+        # The operations of a batch are applied in order, so that case is for the next pass to find as an extra point.
+        await self._call(lambda: self._client_for([point]).upsert(collection, [struct], wait=True, update_filter=guard))
+
+    async def delete_if(self, collection: str, point_id: PointId, *, observed: Payload) -> None:
+        """Delete one point unless its payload is no longer as observed, as far as a filter can tell."""
+        guard = translate.still_holds(point_id, observed, {})
+        await self._call(lambda: self._call.rest.delete(collection, points_selector=models.FilterSelector(filter=guard), wait=True))
+
+    async def watermark(self, collection: str) -> int | None:
+        """Number of a no-op just carried out: every write after it has a higher one (single shard). None when embedded."""
+        if self._call.connection.is_embedded:
+            return None
+        nobody = models.PointIdsList(points=[str(uuid.uuid4())])
+        answer = await self._call(lambda: self._call.rest.delete(collection, points_selector=nobody, wait=True))
+        return answer.operation_id
+
+    def _client_for(self, points: Sequence[Point]) -> AsyncQdrantClient:
+        if self._call.fast is self._call.rest:
+            return self._call.rest
+        return self._call.rest if any(translate.has_wide_number(p.payload) for p in points) else self._call.fast
+
+
+def _plain(point_id: Any) -> PointId | None:
+    """An id as int or lower-case UUID text, whatever transport it came by."""
+    if point_id is None or isinstance(point_id, int):
+        return point_id
+    if hasattr(point_id, "num") or hasattr(point_id, "uuid"):
+        return point_id.uuid if point_id.uuid else int(point_id.num)
+    return untag(f"u:{point_id}")

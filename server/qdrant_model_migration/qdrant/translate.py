@@ -1,0 +1,126 @@
+"""Between Qdrant's models and ours: descriptions of collections, points and vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from qdrant_client import models
+
+from qdrant_model_migration.domain.collection import Collection, Json, fields_of
+from qdrant_model_migration.domain.points import Payload, Point, PointId
+
+WIDE = 2**63
+
+
+def collection(name: str, info: models.CollectionInfo, aliases: Iterable[str], shard_keys: Iterable[str | int] = ()) -> Collection:
+    """A collection from the server's description."""
+    config: Json = info.config.model_dump(mode="json", exclude_none=True)
+    indexes = {
+        field: {"data_type": schema.data_type.value, **({"params": schema.params.model_dump(mode="json", exclude_none=True)} if schema.params else {})}
+        for field, schema in (info.payload_schema or {}).items()
+    }
+    is_ok = info.optimizer_status == models.OptimizersStatusOneOf.OK
+    return Collection(
+        name=name,
+        points=info.points_count or 0,
+        fields=fields_of(config.get("params", {})),
+        config=config,
+        payload_indexes=indexes,
+        status=info.status.value,
+        optimizer_ok=is_ok,
+        optimizer_error=None if is_ok else str(getattr(info.optimizer_status, "error", "unknown"))[:300],
+        segments=info.segments_count,
+        indexed_vectors=info.indexed_vectors_count,
+        aliases=tuple(sorted(aliases)),
+        shard_keys=tuple(shard_keys),
+    )
+
+
+def vectors_of(vector: Any) -> dict[str, Any]:
+    """Vectors by field name; the unnamed one under ""."""
+    if vector is None:
+        return {}
+    if isinstance(vector, Mapping):
+        return {name: _sparse_json(value) for name, value in vector.items()}
+    return {"": vector}
+
+
+def _sparse_json(value: Any) -> Any:
+    return {"indices": value.indices, "values": value.values} if isinstance(value, models.SparseVector) else value
+
+
+def point(record: models.Record | models.ScoredPoint) -> Point:
+    """A point as read."""
+    key = record.shard_key
+    return Point(
+        id=record.id if isinstance(record.id, int) else str(record.id),
+        payload=record.payload or {},
+        vectors=vectors_of(record.vector),
+        shard_key=key if isinstance(key, str | int) else None,
+    )
+
+
+def struct(found: Point) -> models.PointStruct:
+    """A point to be written: unnamed vector as a bare list, several fields as a mapping, none as an empty mapping."""
+    vectors = {name: models.SparseVector(**v) if isinstance(v, dict) else v for name, v in found.vectors.items()}
+    vector: Any = vectors[""] if set(vectors) == {""} else vectors
+    return models.PointStruct(id=found.id, vector=vector, payload=found.payload)
+
+
+def has_wide_number(value: object) -> bool:
+    """Whether gRPC could not carry a number of this payload: an integer, or a float that was one, beyond 2^63."""
+    if isinstance(value, bool):
+        return False
+    if isinstance(value, int):
+        return not -WIDE <= value < WIDE
+    if isinstance(value, float):
+        return abs(value) >= WIDE
+    if isinstance(value, Mapping):
+        return any(has_wide_number(inner) for inner in value.values())
+    if isinstance(value, list | tuple):
+        return any(has_wide_number(inner) for inner in value)
+    return False
+
+
+def never(point_ids: list[PointId]) -> models.Filter:
+    """A filter that no existing point passes. With it an upsert inserts what is absent and leaves the rest alone."""
+    condition = models.HasIdCondition(has_id=list(point_ids))
+    return models.Filter(must=[condition], must_not=[condition])
+
+
+def still_holds(point_id: PointId, observed: Payload, wanted: Payload) -> models.Filter:
+    """Passed by this point while the differing values are as observed, as far as a filter can say so."""
+    must: list[models.Condition] = [models.HasIdCondition(has_id=[point_id])]
+    for key in sorted(observed.keys() | wanted.keys()):
+        if any(character in key for character in '."[]'):
+            continue
+        seen = observed.get(key)
+        if key in observed and key in wanted and seen == wanted[key] and type(seen) is type(wanted[key]):
+            continue
+        if key not in observed:
+            must.append(models.IsEmptyCondition(is_empty=models.PayloadField(key=key)))
+        elif isinstance(seen, bool | str) or (isinstance(seen, int) and -WIDE <= seen < WIDE):
+            must.append(models.FieldCondition(key=key, match=models.MatchValue(value=seen)))
+        elif isinstance(seen, float):
+            must.append(models.FieldCondition(key=key, range=models.Range(gte=seen, lte=seen)))
+    return models.Filter(must=must)
+
+
+def creation(create: Json) -> dict[str, Any]:
+    """Arguments of `create_collection` from our recorded request."""
+    request = models.CreateCollection.model_validate(create)
+    return {
+        "vectors_config": request.vectors if request.vectors is not None else {},
+        "sparse_vectors_config": request.sparse_vectors,
+        "shard_number": request.shard_number,
+        "sharding_method": request.sharding_method,
+        "replication_factor": request.replication_factor,
+        "write_consistency_factor": request.write_consistency_factor,
+        "on_disk_payload": request.on_disk_payload,
+        "hnsw_config": request.hnsw_config,
+        "optimizers_config": request.optimizers_config,
+        "wal_config": request.wal_config,
+        "quantization_config": request.quantization_config,
+        "metadata": request.metadata,
+    }
