@@ -115,7 +115,10 @@ class HashingEmbedder:
         return (vector / np.linalg.norm(vector)).astype(np.float32)
 
     def _sum(self, buckets: list[int], weights: list[float]) -> NDArray[np.float64]:
-        return np.bincount(np.array(buckets, dtype=np.intp), weights=weights, minlength=self._dimensions)
+        found: NDArray[np.float64] = np.bincount(
+            np.array(buckets, dtype=np.intp), weights=np.array(weights, dtype=np.float64), minlength=self._dimensions
+        ).astype(np.float64)
+        return found
 
     def _hash_word(self, word: str) -> tuple[list[int], list[float]]:
         """Buckets and weights of a word and, unless this is the words-only model, of the trigrams of `<word>`."""

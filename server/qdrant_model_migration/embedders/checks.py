@@ -18,7 +18,7 @@ Raw = Callable[[list[str]], Awaitable[Dense]]
 """Embeds texts, prefixes already in place; its answer is checked already but for the probe's verdict."""
 
 
-def check_texts(texts: Sequence[str], model: str) -> None:
+def check_texts(texts: Sequence[object], model: str) -> None:
     """Refuse what a model would turn into a harmless-looking vector (blanks) or stumble over later (None, numbers).
 
     Raises:
@@ -44,7 +44,7 @@ def check_answer(vectors: Any, count: int, dimensions: int | None, model: str) -
         found: NDArray[np.float64] = np.asarray(vectors, dtype=np.float64)
     except (TypeError, ValueError):
         raise ModelNotUsable(f"Model {model!r} answered with vectors of varying size or with something that is not a number.") from None
-    if len(found) != count:
+    if found.ndim and len(found) != count:
         raise ModelNotUsable(f"Model {model!r} answered {count} texts with {len(found)} vectors; nothing of it was used.")
     if found.ndim != 2 or found.shape[1] == 0:
         raise ModelNotUsable(f"Model {model!r} answered with an array of shape {found.shape}, not one vector a text.")
