@@ -10,7 +10,6 @@ from typing import TypeVar
 
 import anyio
 import grpc
-import httpx
 import stamina
 from qdrant_client import AsyncQdrantClient
 from qdrant_client.common.client_exceptions import ResourceExhaustedResponse
@@ -79,7 +78,7 @@ class Caller:
             raise from_status(error) from None
         except ResponseHandlingException as error:
             raise self._unreachable(type(error.source).__name__) from None
-        except (httpx.HTTPError, ConnectionError, TimeoutError) as error:
+        except (ConnectionError, TimeoutError) as error:
             raise self._unreachable(type(error).__name__) from None
         except grpc.aio.AioRpcError as error:
             raise self._from_grpc(error) from None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import anyio
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, TypeAdapter
 from qdrant_client import models
 
 from qdrant_model_migration.domain.collection import Collection, Json
@@ -54,7 +54,7 @@ class Gateway:
     """One Qdrant, server or embedded."""
 
     def __init__(self, caller: Caller) -> None:
-        self._call = caller
+        self.call = caller
         self.connection = caller.connection
         self.points = Points(caller)
         self._facts: ServerFacts | None = None
@@ -69,7 +69,7 @@ class Gateway:
         return cls(open_caller(connection, patience_s=patience_s, timeout_s=timeout_s))
 
     async def close(self) -> None:
-        await close_caller(self._call)
+        await close_caller(self.call)
 
     async def facts(self) -> ServerFacts:
         """Version and mode, asked once."""
@@ -79,7 +79,7 @@ class Gateway:
 
                 self._facts = ServerFacts(version=version("qdrant-client"), is_embedded=True)
             else:
-                info = await self._call(self._call.rest.info)
+                info = await self.call(self.call.rest.info)
                 self._facts = ServerFacts(version=info.version, is_embedded=False)
         return self._facts
 
@@ -97,12 +97,12 @@ class Gateway:
     # --- reading
 
     async def collections(self) -> list[str]:
-        found = await self._call(self._call.rest.get_collections)
+        found = await self.call(self.call.rest.get_collections)
         return sorted(c.name for c in found.collections)
 
     async def aliases(self) -> dict[str, str]:
         """Alias -> collection."""
-        found = await self._call(self._call.rest.get_aliases)
+        found = await self.call(self.call.rest.get_aliases)
         return {a.alias_name: a.collection_name for a in found.aliases}
 
     async def exists(self, name: str) -> bool:
@@ -120,7 +120,7 @@ class Gateway:
             collections = await self.collections()
         except AccessDenied:
             # A key limited to some collections may not list; the collection itself still answers.
-            await self._call(lambda: self._call.rest.get_collection(name))
+            await self.call(lambda: self.call.rest.get_collection(name))
             return name, None
         if name in aliases:
             return aliases[name], name
@@ -134,19 +134,19 @@ class Gateway:
         Raises:
             NotFound: it does not exist.
         """
-        info = await self._call(lambda: self._call.rest.get_collection(name))
+        info = await self.call(lambda: self.call.rest.get_collection(name))
         try:
             aliases = [alias for alias, collection in (await self.aliases()).items() if collection == name]
         except AccessDenied:
             aliases = []
         keys: list[str | int] = []
         if info.config.params.sharding_method == models.ShardingMethod.CUSTOM:
-            keys = [k.key for k in (await self._call(lambda: self._call.rest.list_shard_keys(name))).shard_keys or [] if isinstance(k.key, str | int)]
+            keys = [k.key for k in (await self.call(lambda: self.call.rest.list_shard_keys(name))).shard_keys or [] if isinstance(k.key, str | int)]
         return translate.collection(name, info, aliases, keys)
 
     async def queue_length(self, name: str) -> int | None:
         """Updates that wait to be applied; None where the server does not tell."""
-        info = await self._call(lambda: self._call.rest.get_collection(name))
+        info = await self.call(lambda: self.call.rest.get_collection(name))
         queue = getattr(info, "update_queue", None)
         return None if queue is None else int(queue.length)
 
@@ -159,7 +159,7 @@ class Gateway:
             AlreadyExists: the name is taken, by a collection or an alias.
         """
         arguments = translate.creation(create)
-        await self._call(lambda: self._call.rest.create_collection(name, **arguments))
+        await self.call(lambda: self.call.rest.create_collection(name, **arguments))
         diff = {k: v for k, v in (create.get("params_after") or {}).items() if v is not None}
         if diff:
             await self.update(name, {"params": diff})
@@ -169,10 +169,8 @@ class Gateway:
         if self.connection.is_embedded:
             return
         params = index.get("params")
-        schema: models.PayloadSchemaType | models.PayloadSchemaParams = (
-            _PARAMS[index["data_type"]].model_validate(params) if params else models.PayloadSchemaType(index["data_type"])
-        )
-        await self._call(lambda: self._call.rest.create_payload_index(name, field, field_schema=schema, wait=True))
+        schema = _INDEX.validate_python(params) if params else models.PayloadSchemaType(index["data_type"])
+        await self.call(lambda: self.call.rest.create_payload_index(name, field, field_schema=schema, wait=True))
 
     async def update(self, name: str, changes: Json) -> None:
         """Change `optimizers`, `params`, `strict_mode`, `metadata` of a collection, given as JSON."""
@@ -182,8 +180,8 @@ class Gateway:
         metadata = changes.get("metadata")
         if self.connection.is_embedded and metadata is None:
             return
-        await self._call(
-            lambda: self._call.rest.update_collection(
+        await self.call(
+            lambda: self.call.rest.update_collection(
                 name, optimizers_config=optimizers, collection_params=params, strict_mode_config=strict, metadata=metadata
             )
         )
@@ -199,7 +197,7 @@ class Gateway:
             raise RequestRejected(f"Collection {name!r} was not deleted: alias {', '.join(map(repr, pointing))} points to it.")
         if not await self.exists(name):
             return
-        await self._call(lambda: self._call.rest.delete_collection(name))
+        await self.call(lambda: self.call.rest.delete_collection(name))
         if await self.exists(name):
             raise RequestRejected(f"Collection {name!r} was not deleted: Qdrant still lists it.")
 
@@ -207,7 +205,7 @@ class Gateway:
         """Create a snapshot and return its name; None where there are none (embedded)."""
         if self.connection.is_embedded:
             return None
-        made = await self._call(lambda: self._call.rest.create_snapshot(name, wait=True))
+        made = await self.call(lambda: self.call.rest.create_snapshot(name, wait=True))
         return made.name if made else None
 
     # --- aliases
@@ -219,7 +217,7 @@ class Gateway:
             MigrationError: it points elsewhere afterwards.
         """
         operation = models.CreateAliasOperation(create_alias=models.CreateAlias(collection_name=collection, alias_name=alias))
-        await self._call(lambda: self._call.rest.update_collection_aliases([operation]))
+        await self.call(lambda: self.call.rest.update_collection_aliases([operation]))
         now = (await self.aliases()).get(alias)
         if now != collection:
             raise MigrationError(f"Alias {alias!r} was asked to point to {collection!r} but points to {now!r}: somebody else moves it.")
@@ -227,7 +225,7 @@ class Gateway:
     async def delete_alias(self, alias: str) -> None:
         """Remove an alias that this tool created."""
         operation = models.DeleteAliasOperation(delete_alias=models.DeleteAlias(alias_name=alias))
-        await self._call(lambda: self._call.rest.update_collection_aliases([operation]))
+        await self.call(lambda: self.call.rest.update_collection_aliases([operation]))
 
     async def wait_until_ready(self, name: str, *, timeout_s: float, looks: int = 3, every_s: float = 0.5) -> bool:
         """Wait for a sustained green: `looks` times in a row, with nothing queued. False when the time is up."""
@@ -236,7 +234,7 @@ class Gateway:
         in_a_row = 0
         with anyio.move_on_after(timeout_s):
             while in_a_row < looks:
-                info = await self._call(lambda: self._call.rest.get_collection(name))
+                info = await self.call(lambda: self.call.rest.get_collection(name))
                 queue = getattr(info, "update_queue", None)
                 is_calm = info.status == models.CollectionStatus.GREEN and (queue is None or queue.length == 0)
                 in_a_row = in_a_row + 1 if is_calm else 0
@@ -247,13 +245,4 @@ class Gateway:
         return in_a_row >= looks
 
 
-_PARAMS: dict[str, type[BaseModel]] = {
-    "keyword": models.KeywordIndexParams,
-    "integer": models.IntegerIndexParams,
-    "float": models.FloatIndexParams,
-    "geo": models.GeoIndexParams,
-    "text": models.TextIndexParams,
-    "bool": models.BoolIndexParams,
-    "datetime": models.DatetimeIndexParams,
-    "uuid": models.UuidIndexParams,
-}
+_INDEX: TypeAdapter[models.PayloadSchemaParams] = TypeAdapter(models.PayloadSchemaParams)

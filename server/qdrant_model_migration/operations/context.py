@@ -1,0 +1,75 @@
+"""What does every operation work with? Settings, connections, models, ledgers; all opened when first used."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from datetime import UTC, datetime
+from types import TracebackType
+
+import anyio
+
+from qdrant_model_migration.domain.migration import Migration
+from qdrant_model_migration.embedders.catalogue import Catalogue
+from qdrant_model_migration.qdrant.gateway import Gateway
+from qdrant_model_migration.qdrant.ledger import Ledger
+from qdrant_model_migration.settings import Settings
+
+EnsureDriver = Callable[[Migration], Awaitable[None]]
+"""Sees to it that somebody works the migration's recorded operations."""
+
+
+async def _nobody(migration: Migration) -> None:
+    raise RuntimeError("this context starts no drivers")
+
+
+class OperationContext:
+    """One a process (or a worker). Enter it before use; leaving closes what was opened."""
+
+    def __init__(self, settings: Settings, *, patience_s: float = 6.0, ensure_driver: EnsureDriver = _nobody) -> None:
+        self.settings = settings
+        self.catalogue = Catalogue(settings)
+        self.ensure_driver = ensure_driver
+        self._patience_s = patience_s
+        self._gateways: dict[str, Gateway] = {}
+        self._opening = anyio.Lock()
+        self._exit = AsyncExitStack()
+
+    async def __aenter__(self) -> OperationContext:
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        with anyio.CancelScope(shield=True):
+            for gateway in self._gateways.values():
+                await gateway.close()
+            self._gateways.clear()
+            await self.catalogue.close()
+
+    async def gateway(self, connection: str | None = None) -> Gateway:
+        """The gateway of a named connection, opened at its first use.
+
+        Raises:
+            NotFound: no such connection is configured.
+            AlreadyExists: the embedded database is held by another process.
+        """
+        wanted = self.settings.connection(connection)
+        async with self._opening:
+            if wanted.name not in self._gateways:
+                self._gateways[wanted.name] = Gateway.open(wanted, patience_s=self._patience_s, timeout_s=self.settings.request_timeout_s)
+            return self._gateways[wanted.name]
+
+    async def ledger(self, connection: str | None = None) -> Ledger:
+        """The ledger kept beside the targets of a connection; not created by asking for it."""
+        return Ledger(await self.gateway(connection), self.settings.ledger)
+
+    def notice(self, connection: str | None = None) -> str:
+        """How a summary begins when the embedded database serves because nothing else was set."""
+        wanted = self.settings.connection(connection)
+        if not (self.settings.is_default_location and wanted.name == "default"):
+            return ""
+        return f"[Embedded database at {wanted.path}: no server is set. Set QDRANT_URL to connect one.] "
+
+
+def now() -> str:
+    """The wall clock, for people; nothing is decided by it."""
+    return datetime.now(UTC).isoformat(timespec="seconds")

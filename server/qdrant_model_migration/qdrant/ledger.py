@@ -1,0 +1,284 @@
+"""Where is a migration recorded? In a small payload-only collection beside its target; every change is compare-and-set.
+
+A record is one point: {kind, migration_id, key, revision, nonces, body}. Its id is derived from kind, migration and key, so that
+two writers of the same record meet at the same point. Each write leaves a nonce, and carries on those of the last writes before it:
+whoever finds its own nonce there knows that its write got through, even when others have written since.
+Needs Qdrant >= 1.15.4 (`update_filter`).
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import anyio
+from pydantic import BaseModel
+from qdrant_client import models
+
+from qdrant_model_migration.domain.collection import Json
+from qdrant_model_migration.domain.migration import (
+    EventRecord,
+    FailedRecord,
+    Lease,
+    Migration,
+    Operation,
+    Pace,
+    PlanRecord,
+)
+from qdrant_model_migration.domain.points import Point, PointId
+from qdrant_model_migration.domain.ranges import Range
+from qdrant_model_migration.errors import AlreadyExists, MigrationError, NotFound
+from qdrant_model_migration.qdrant.gateway import Gateway
+from qdrant_model_migration.qdrant.translate import never, struct
+
+R = TypeVar("R", bound=BaseModel)
+NAMESPACE = uuid.UUID("6f1c1c52-8c0e-4b3c-9a53-6d0f6a1b7a10")
+PAGE = 256
+NONCES = 16
+
+
+class Contended(MigrationError):
+    """Another writer changed the record first."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Stored:
+    """A record as read; revision 0 and no body when there is none."""
+
+    revision: int = 0
+    body: Json | None = None
+    nonces: tuple[str, ...] = ()
+
+
+class Ledger:
+    """The records of one Qdrant's migrations."""
+
+    def __init__(self, gateway: Gateway, collection: str) -> None:
+        self.gateway = gateway
+        self.collection = collection
+        self._call = gateway.call
+
+    async def exists(self) -> bool:
+        return await self.gateway.exists(self.collection)
+
+    async def create(self) -> None:
+        """Create the ledger when there is none.
+
+        Raises:
+            Unsupported: the server is older than 1.15.4.
+            AlreadyExists: the name is taken by something that is no ledger.
+        """
+        if not await self.exists():
+            await self.gateway.require("update_filter", "a migration (its records are written by compare-and-set)")
+            try:
+                await self.gateway.create_collection(self.collection, {"vectors": {}})
+            except AlreadyExists:
+                if not await self.exists():
+                    raise
+            for field in ("kind", "migration_id"):
+                await self.gateway.create_payload_index(self.collection, field, {"data_type": "keyword"})
+        if (await self.gateway.describe(self.collection)).fields:
+            raise AlreadyExists(
+                f"Nothing was changed: the ledger's name {self.collection!r} is taken by a collection that holds vectors. Choose another name with QDRANT_MIGRATION_LEDGER."
+            )
+
+    # --- migrations
+
+    async def migrations(self) -> list[Migration]:
+        """All migrations, oldest first; none without a ledger."""
+        if not await self.exists():
+            return []
+        found = [Migration.model_validate(body) for body in await self._scan("migration", None)]
+        return sorted(found, key=lambda m: (m.created_at, m.id))
+
+    async def migration(self, migration_id: str) -> Migration:
+        """One migration.
+
+        Raises:
+            NotFound: unknown; the open ones are listed.
+        """
+        body = (await self._read("migration", migration_id, "")).body if await self.exists() else None
+        if body is None:
+            open_ones = [m for m in await self.migrations() if m.is_open]
+            listed = "; ".join(f"{m.id} ({m.source.collection} -> {m.target.collection}, {m.phase.value})" for m in open_ones[:5])
+            raise NotFound(f"Nothing was changed: there is no migration {migration_id!r}. Open migrations: {listed or 'none'}.")
+        return Migration.model_validate(body)
+
+    async def add_migration(self, migration: Migration) -> bool:
+        """Record a new migration; False when one of its id exists."""
+        return await self._insert("migration", migration.id, "", migration)
+
+    async def change(self, migration_id: str, change: Callable[[Migration], Migration]) -> Migration:
+        """Read, change, write by compare-and-set; repeated while others write in between."""
+        return await self._change("migration", migration_id, "", Migration, change)
+
+    # --- ranges
+
+    async def ranges(self, migration_id: str) -> list[Range]:
+        return sorted((Range.model_validate(b) for b in await self._scan("range", migration_id)), key=lambda r: r.number)
+
+    async def add_range(self, migration_id: str, drawn: Range) -> bool:
+        return await self._insert("range", migration_id, str(drawn.number), drawn)
+
+    async def save_range(self, migration_id: str, drawn: Range) -> None:
+        """Store a checkpoint. Only the lease holder does; it never goes backwards."""
+        await self._write("range", migration_id, str(drawn.number), drawn)
+
+    # --- pace, lease
+
+    async def pace(self, migration_id: str) -> Pace:
+        body = (await self._read("pace", migration_id, "")).body
+        return Pace() if body is None else Pace.model_validate(body)
+
+    async def save_pace(self, migration_id: str, pace: Pace) -> None:
+        await self._write("pace", migration_id, "", pace)
+
+    async def lease(self, migration_id: str) -> tuple[int, Lease]:
+        """(revision, lease); revision 0 when none was ever taken."""
+        found = await self._read("lease", migration_id, "")
+        return found.revision, Lease() if found.body is None else Lease.model_validate(found.body)
+
+    async def set_lease(self, migration_id: str, expected_revision: int, lease: Lease) -> bool:
+        """Compare-and-set of the lease; False when somebody else was first."""
+        if expected_revision == 0:
+            return await self._insert("lease", migration_id, "", lease)
+        return await self._set("lease", migration_id, "", lease, _Stored(revision=expected_revision))
+
+    # --- operations
+
+    async def request(self, migration_id: str, operation: Operation) -> Operation:
+        """Record an operation, or give back the one already recorded under the key when it is not over."""
+
+        def renew(found: Operation) -> Operation:
+            return found if found.state in ("requested", "running") else operation
+
+        if await self._insert("operation", migration_id, operation.key, operation):
+            return operation
+        return await self._change("operation", migration_id, operation.key, Operation, renew)
+
+    async def operation(self, migration_id: str, key: str) -> Operation | None:
+        body = (await self._read("operation", migration_id, key)).body
+        return None if body is None else Operation.model_validate(body)
+
+    async def operations(self, migration_id: str) -> list[Operation]:
+        return sorted((Operation.model_validate(b) for b in await self._scan("operation", migration_id)), key=lambda o: (o.requested_at, o.key))
+
+    async def save_operation(self, migration_id: str, operation: Operation) -> None:
+        await self._write("operation", migration_id, operation.key, operation)
+
+    # --- plans
+
+    async def add_plan(self, migration_id: str, plan: PlanRecord) -> None:
+        await self._write("plan", migration_id, plan.code, plan)
+
+    async def plan(self, migration_id: str, code: str) -> PlanRecord | None:
+        body = (await self._read("plan", migration_id, code)).body
+        return None if body is None else PlanRecord.model_validate(body)
+
+    async def use_plan(self, migration_id: str, code: str) -> bool:
+        """Mark a plan as used; False when it was used already. One caller wins."""
+        found = await self._read("plan", migration_id, code)
+        if found.body is None:
+            return False
+        plan = PlanRecord.model_validate(found.body)
+        return not plan.is_used and await self._set("plan", migration_id, code, plan.model_copy(update={"is_used": True}), found)
+
+    # --- events, accounted points
+
+    async def add_event(self, migration_id: str, event: EventRecord) -> None:
+        await self._insert("event", migration_id, f"{event.at}-{uuid.uuid4().hex[:8]}", event)
+
+    async def events(self, migration_id: str) -> list[EventRecord]:
+        return sorted((EventRecord.model_validate(b) for b in await self._scan("event", migration_id)), key=lambda e: e.at)
+
+    async def add_failed(self, migration_id: str, failed: list[FailedRecord]) -> None:
+        """Account for points; a repetition changes nothing."""
+        for start in range(0, len(failed), PAGE):
+            page = [self._point("failed", migration_id, f.point_id, f, 1) for f in failed[start : start + PAGE]]
+            await self._call(lambda page=page: self._call.rest.upsert(self.collection, [struct(p) for p in page], wait=True))  # type: ignore[misc]
+
+    async def failed(self, migration_id: str) -> list[FailedRecord]:
+        return sorted((FailedRecord.model_validate(b) for b in await self._scan("failed", migration_id)), key=lambda f: f.point_id)
+
+    async def remove_failed(self, migration_id: str, point_ids: list[str]) -> None:
+        """Points that are in order now are no longer accounted for."""
+        ids: list[PointId] = [self._id("failed", migration_id, p) for p in point_ids]
+        if ids:
+            await self._call(lambda: self._call.rest.delete(self.collection, points_selector=models.PointIdsList(points=list(ids)), wait=True))
+
+    # --- records
+
+    def _id(self, kind: str, migration_id: str, key: str) -> str:
+        return str(uuid.uuid5(NAMESPACE, f"{kind}\n{migration_id}\n{key}"))
+
+    def _point(self, kind: str, migration_id: str, key: str, record: BaseModel, revision: int, nonces: tuple[str, ...] = ()) -> Point:
+        body = record.model_dump(mode="json")
+        payload = {"kind": kind, "migration_id": migration_id, "key": key, "revision": revision, "nonces": list(nonces), "body": body}
+        return Point(id=self._id(kind, migration_id, key), payload=payload)
+
+    async def _read(self, kind: str, migration_id: str, key: str) -> _Stored:
+        point_id = self._id(kind, migration_id, key)
+        found = (await self.gateway.points.retrieve(self.collection, [point_id])).get(point_id)
+        if found is None:
+            return _Stored()
+        return _Stored(revision=int(found.payload["revision"]), body=found.payload["body"], nonces=tuple(found.payload["nonces"]))
+
+    async def _scan(self, kind: str, migration_id: str | None) -> list[Json]:
+        must: list[models.Condition] = [models.FieldCondition(key="kind", match=models.MatchValue(value=kind))]
+        if migration_id is not None:
+            must.append(models.FieldCondition(key="migration_id", match=models.MatchValue(value=migration_id)))
+        found: list[Json] = []
+        offset: Any = None
+        while True:
+            records, offset = await self._call(
+                lambda offset=offset: self._call.rest.scroll(  # type: ignore[misc]
+                    self.collection, scroll_filter=models.Filter(must=must), offset=offset, limit=PAGE, with_payload=["body"]
+                )
+            )
+            found.extend(r.payload["body"] for r in records if r.payload)
+            if offset is None:
+                return found
+
+    async def _insert(self, kind: str, migration_id: str, key: str, record: BaseModel) -> bool:
+        nonce = uuid.uuid4().hex
+        point = self._point(kind, migration_id, key, record, 1, (nonce,))
+        return await self._put(point, nonce, never([point.id]))
+
+    async def _set(self, kind: str, migration_id: str, key: str, record: BaseModel, before: _Stored) -> bool:
+        nonce = uuid.uuid4().hex
+        point = self._point(kind, migration_id, key, record, before.revision + 1, (nonce, *before.nonces)[:NONCES])
+        same = models.FieldCondition(key="revision", match=models.MatchValue(value=before.revision))
+        return await self._put(point, nonce, models.Filter(must=[models.HasIdCondition(has_id=[point.id]), same]))
+
+    async def _put(self, point: Point, nonce: str, guard: models.Filter) -> bool:
+        await self._call(
+            lambda: self._call.rest.upsert(self.collection, [struct(point)], wait=True, update_filter=guard, ordering=models.WriteOrdering.STRONG)
+        )
+        found = (await self.gateway.points.retrieve(self.collection, [point.id])).get(point.id)
+        return found is not None and nonce in found.payload["nonces"]
+
+    async def _write(self, kind: str, migration_id: str, key: str, record: BaseModel) -> None:
+        """Write whatever is there: for records with one writer at a time."""
+        for _ in range(20):
+            found = await self._read(kind, migration_id, key)
+            if found.body is None:
+                if await self._insert(kind, migration_id, key, record):
+                    return
+            elif await self._set(kind, migration_id, key, record, found):
+                return
+        raise Contended(f"The ledger's {kind} of {migration_id} is being written by others; try again.")
+
+    async def _change(self, kind: str, migration_id: str, key: str, record: type[R], change: Callable[[R], R]) -> R:
+        for attempt in range(20):
+            found = await self._read(kind, migration_id, key)
+            if found.body is None:
+                raise NotFound(f"The ledger holds no {kind} of migration {migration_id!r} any more.")
+            before = record.model_validate(found.body)
+            after = change(before)
+            if after == before or await self._set(kind, migration_id, key, after, found):
+                return after
+            await anyio.sleep(0.02 * (attempt + 1))
+        raise Contended(f"The ledger's {kind} of {migration_id} is being written by others; try again.")
+
