@@ -1,0 +1,325 @@
+"""Does the candidate search as well as the baseline? Metrics a query, paired intervals, a verdict against a margin, the gate.
+
+Metrics come from ir_measures. Intervals are percentile bootstrap intervals of the mean paired difference (Efron and Tibshirani 1993,
+chapter 13; for retrieval: Sakai, "Evaluating evaluation metrics based on the bootstrap", SIGIR 2006). Scores are never compared across models.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import NormalDist
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qdrant_model_migration.domain.migration import Gate
+from qdrant_model_migration.domain.points import PointId, tag
+from qdrant_model_migration.errors import Refused
+from qdrant_model_migration.results import Metric
+
+Verdict = Literal["better", "worse", "equivalent", "inconclusive"]
+Basis = Literal["judged", "generated", "unjudged"]
+"""What relevance rests on: a person's judgements, the documents that the queries were made from, or nothing."""
+
+CONFIDENCE = 0.95
+RESAMPLES = 10_000
+MAX_K = 100
+MAX_CHANGED = 5
+MIN_QUERIES = 10
+"""Below this a percentile interval is far too narrow to found a verdict on."""
+_CHUNK_CELLS = 1_000_000
+_GATE_METRIC = re.compile(r"^(ndcg|recall|mrr|r|rr)(?:@(\d{1,3}))?$")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Query:
+    """A question and the points that answer it, with grades above 0; without any it is unjudged."""
+
+    id: str
+    text: str
+    relevant: Mapping[PointId, int] = field(default_factory=dict)
+
+    @property
+    def is_judged(self) -> bool:
+        return any(grade > 0 for grade in self.relevant.values())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """What one model found: the points of each query, best first. A query absent here failed and counts as having found nothing."""
+
+    model: str
+    found: Mapping[str, Sequence[PointId]]
+    ties: int = 0
+    """Queries with two hits of equal score, whose order is arbitrary."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """How differently one query was answered; `difference` is of the primary metric."""
+
+    query: Query
+    difference: float | None
+    overlap: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """The findings, still without texts and timings. `leading` is the candidate that verdict, overlap and changes are about."""
+
+    verdict: Verdict
+    leading: str
+    primary_metric: str
+    metrics: list[Metric]
+    overlap: float | None
+    changes: list[Change]
+    gate: Literal["pass", "fail", "not_required"]
+    notes: list[str]
+
+
+def check_arguments(k: int, margin: float) -> None:
+    """Refuse a k or a margin that no verdict could rest on."""
+    if not 1 <= k <= MAX_K:
+        raise Refused(f"Nothing was compared: k is {k}; it must be between 1 and {MAX_K}.")
+    if not (math.isfinite(margin) and 0 <= margin < 1):
+        raise Refused(f"Nothing was compared: margin is {margin}; it must be at least 0 and less than 1, for example 0.01.")
+
+
+def gate_metric(gate: Gate, k: int) -> str:
+    """The gate's metric by its full name; without '@' it is taken at k.
+
+    Raises:
+        Refused: there is no such metric.
+    """
+    match = _GATE_METRIC.match(gate.metric.strip().lower())
+    cutoff = int(match[2]) if match and match[2] else k
+    if match is None or not 1 <= cutoff <= MAX_K:
+        raise Refused(f"Gate metric {gate.metric!r} is not known. There are 'ndcg@{k}', 'recall@{k}' and 'mrr@{k}', each up to @{MAX_K}.")
+    kind = {"r": "recall", "rr": "mrr"}.get(match[1], match[1])
+    return f"{kind}@{cutoff}"
+
+
+def metric_names(k: int, gate: Gate | None) -> list[str]:
+    """The metrics that are measured: three at k, and the gate's when it is another."""
+    names = [f"ndcg@{k}", f"recall@{k}", f"mrr@{k}"]
+    return names if gate is None else list(dict.fromkeys([*names, gate_metric(gate, k)]))
+
+
+def depth(k: int, gate: Gate | None) -> int:
+    """How many hits a search must return."""
+    return max(int(name.partition("@")[2]) for name in metric_names(k, gate))
+
+
+def measured(queries: Sequence[Query], run: Run, names: Sequence[str]) -> NDArray[np.float64]:
+    """Shape (queries, metrics); a query that found nothing has zeros. The order of the hits counts, not their scores."""
+    import ir_measures
+    from ir_measures import RR, Qrel, R, ScoredDoc, nDCG
+
+    makers = {"ndcg": nDCG, "recall": R, "mrr": RR}
+    columns = {str(makers[name.partition("@")[0]] @ int(name.partition("@")[2])): i for i, name in enumerate(names)}
+    wanted = [makers[name.partition("@")[0]] @ int(name.partition("@")[2]) for name in names]
+    rows = {query.id: i for i, query in enumerate(queries)}
+    qrels = [Qrel(query.id, tag(point), grade) for query in queries for point, grade in query.relevant.items()]
+    scored = [
+        ScoredDoc(query.id, tag(point), float(-rank))
+        for query in queries
+        for rank, point in enumerate(dict.fromkeys(run.found.get(query.id, ())))
+    ]
+    values = np.zeros((len(queries), len(names)))
+    for metric in ir_measures.iter_calc(wanted, qrels, scored):
+        values[rows[metric.query_id], columns[str(metric.measure)]] = metric.value
+    return values
+
+
+def intervals(
+    differences: NDArray[np.float64], *, seed: int, confidence: float = CONFIDENCE, resamples: int = RESAMPLES
+) -> NDArray[np.float64]:
+    """Bootstrap intervals of the column means of `differences` (queries, metrics): shape (metrics, 2). Memory is bounded by chunks."""
+    count, columns = differences.shape
+    random = np.random.default_rng(seed)
+    means = np.empty((resamples, columns))
+    step = max(1, _CHUNK_CELLS // count)
+    for start in range(0, resamples, step):
+        drawn = random.integers(0, count, size=(min(step, resamples - start), count), dtype=np.int32)
+        for column in range(columns):
+            means[start : start + len(drawn), column] = differences[:, column][drawn].mean(axis=1)
+    tail = (1 - confidence) / 2
+    found: NDArray[np.float64] = np.quantile(means, [tail, 1 - tail], axis=0).T
+    return found
+
+
+def decide(low: float, high: float, margin: float) -> Verdict:
+    """The verdict of an interval: equivalent when it lies within the margin, else whether it leaves zero on one side."""
+    if -margin <= low and high <= margin:
+        return "equivalent"
+    if low > 0:
+        return "better"
+    return "worse" if high < 0 else "inconclusive"
+
+
+def needed_queries(differences: NDArray[np.float64], margin: float, confidence: float = CONFIDENCE) -> int | None:
+    """About how many queries would decide, if mean and spread stayed as they are; None when nothing varies.
+
+    The interval must shrink until it clears zero, or until it fits within the margin, whichever comes first.
+    """
+    spread = float(differences.std(ddof=1)) if len(differences) > 1 else 0.0
+    mean = abs(float(differences.mean()))
+    reach = max(mean, margin - mean)
+    if spread == 0 or reach <= 0:
+        return None
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
+    return max(MIN_QUERIES, math.ceil((z * spread / reach) ** 2))
+
+
+def overlap(one: Sequence[PointId], other: Sequence[PointId], k: int) -> float | None:
+    """Share of the top k that two rankings have in common; None when both are empty."""
+    a, b = set(one[:k]), set(other[:k])
+    return len(a & b) / max(len(a), len(b)) if a or b else None
+
+
+def compared(
+    queries: Sequence[Query], baseline: Run, candidates: Sequence[Run], *, basis: Basis, k: int, margin: float, gate: Gate | None, seed: int
+) -> Outcome:
+    """Everything that follows from the rankings. With several candidates the intervals widen so that all hold together (Bonferroni)."""
+    notes: list[str] = _failures(queries, [baseline, *candidates])
+    judged = [] if basis == "unjudged" else [q for q in queries if q.is_judged]
+    overlaps = {run.model: [overlap(baseline.found.get(q.id, ()), run.found.get(q.id, ()), k) for q in queries] for run in candidates}
+    if not judged:
+        verdict: Verdict = "inconclusive"
+        leading = candidates[0].model
+        notes.insert(0, "The queries carry no judgements: this measures how much the results differ, not which model is better.")
+        if gate is not None:
+            notes.append(f"The gate on {gate_metric(gate, k)} fails: it needs queries with relevant documents.")
+        return Outcome(
+            verdict=verdict,
+            leading=leading,
+            primary_metric=f"overlap@{k}",
+            metrics=[],
+            overlap=_mean(overlaps[leading]),
+            changes=_changes(queries, None, overlaps[leading]),
+            gate="not_required" if gate is None else "fail",
+            notes=notes,
+        )
+    if len(judged) < len(queries):
+        notes.append(
+            f"{len(queries) - len(judged)} of {len(queries)} queries have no relevant document; metrics and verdict leave them out."
+        )
+    names = metric_names(k, gate)
+    primary = f"mrr@{k}" if basis == "generated" else f"ndcg@{k}"
+    column = names.index(primary)
+    base = measured(judged, baseline, names)
+    metrics = [Metric(metric=name, model=baseline.model, value=float(base[:, i].mean())) for i, name in enumerate(names)]
+    confidence = 1 - (1 - CONFIDENCE) / len(candidates)
+    verdicts: dict[str, Verdict] = {}
+    differences: dict[str, NDArray[np.float64]] = {}
+    gate_result: Literal["pass", "fail", "not_required"] = "not_required"
+    for run in candidates:
+        values = measured(judged, run, names)
+        difference = values - base
+        bounds = intervals(difference, seed=seed, confidence=confidence)
+        metrics += [
+            Metric(
+                metric=name,
+                model=run.model,
+                value=float(values[:, i].mean()),
+                difference=float(difference[:, i].mean()),
+                ci_low=float(bounds[i, 0]),
+                ci_high=float(bounds[i, 1]),
+            )
+            for i, name in enumerate(names)
+        ]
+        is_enough = len(judged) >= MIN_QUERIES
+        verdicts[run.model] = decide(bounds[column, 0], bounds[column, 1], margin) if is_enough else "inconclusive"
+        differences[run.model] = difference[:, column]
+        notes += _reading(run.model, verdicts[run.model], difference[:, column], bounds[column], primary, margin, confidence)
+        if gate is not None and gate_result != "fail":
+            low = float(bounds[names.index(gate_metric(gate, k)), 0])
+            gate_result = "pass" if is_enough and low >= -gate.margin else "fail"
+            if not is_enough:
+                notes.append(f"The gate fails: {len(judged)} judged queries are fewer than the {MIN_QUERIES} that it needs.")
+    if len(candidates) > 1:
+        notes.append(
+            f"The intervals hold together at {CONFIDENCE:.0%}: each of the {len(candidates)} candidates has one at {confidence:.1%}."
+        )
+    leading = max(candidates, key=lambda run: float(differences[run.model].mean())).model
+    by_query = dict(zip((q.id for q in judged), differences[leading], strict=True))
+    return Outcome(
+        verdict=verdicts[leading],
+        leading=leading,
+        primary_metric=primary,
+        metrics=metrics,
+        overlap=_mean(overlaps[leading]),
+        changes=_changes(queries, by_query, overlaps[leading]),
+        gate=gate_result,
+        notes=notes,
+    )
+
+
+def fenced(text: str, limit: int = 120) -> str:
+    """Untrusted text for a person: no control or invisible characters, one line, cut, between «…» that it cannot close."""
+    visible = "".join(" " if c.isspace() else c for c in text[: limit * 20] if c.isspace() or not unicodedata.category(c).startswith("C"))
+    line = " ".join(visible.replace("«", "‹").replace("»", "›").split())
+    return f"«{line if len(line) <= limit else line[: limit - 1] + '…'}»"
+
+
+def _failures(queries: Sequence[Query], runs: Sequence[Run]) -> list[str]:
+    notes: list[str] = []
+    for run in runs:
+        failed = sum(q.id not in run.found for q in queries)
+        if failed:
+            notes.append(f"{failed} of {len(queries)} queries could not be embedded by {run.model!r}; they count as having found nothing.")
+        if run.ties:
+            notes.append(
+                f"In {run.ties} of {len(queries)} queries {run.model!r} gives several hits the same score; their order is arbitrary."
+            )
+    return notes
+
+
+def _reading(
+    model: str,
+    verdict: Verdict,
+    differences: NDArray[np.float64],
+    bounds: NDArray[np.float64],
+    primary: str,
+    margin: float,
+    confidence: float,
+) -> list[str]:
+    """One candidate's verdict in words: how sure, how many ties, and what would decide."""
+    count = len(differences)
+    equal = int((np.abs(differences) < 1e-12).sum())
+    text = (
+        f"{model!r} is {verdict} on {primary}: {differences.mean():+.4f} ({confidence:.0%} interval {bounds[0]:+.4f} to {bounds[1]:+.4f}, "
+        f"margin {margin:g}) over {count} queries, {equal} of which score the same."
+    )
+    if count < MIN_QUERIES:
+        return [text, f"{count} judged queries are too few for a verdict; give at least {MIN_QUERIES}."]
+    if verdict == "inconclusive":
+        needed = needed_queries(differences, margin, confidence)
+        if needed is not None:
+            more = f"about {needed:,} judged queries" if needed > count else f"somewhat more than {count:,} judged queries"
+            return [text, f"To decide, {more} would be needed if the difference stayed as it is, or a wider margin."]
+    return [text]
+
+
+def _changes(queries: Sequence[Query], differences: Mapping[str, float] | None, overlaps: Sequence[float | None]) -> list[Change]:
+    """The queries that lost and gained most, or have least in common when nothing is judged. Losses come first: they cost users."""
+    shared = {q.id: o for q, o in zip(queries, overlaps, strict=True) if o is not None}
+    if differences is None:
+        ordered = sorted((q for q in queries if shared.get(q.id, 1.0) < 1.0), key=lambda q: shared[q.id])
+        return [Change(query=q, difference=None, overlap=shared[q.id]) for q in ordered[:MAX_CHANGED]]
+    moved = sorted((q for q in queries if abs(differences.get(q.id, 0.0)) > 1e-12), key=lambda q: differences[q.id])
+    losers = [q for q in moved if differences[q.id] < 0]
+    gainers = [q for q in reversed(moved) if differences[q.id] > 0]
+    lost = losers[: max(3, MAX_CHANGED - len(gainers))]
+    chosen = lost + gainers[: MAX_CHANGED - len(lost)]
+    return [Change(query=q, difference=float(differences[q.id]), overlap=shared.get(q.id, 0.0)) for q in chosen]
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
