@@ -132,7 +132,9 @@ class Settings(BaseModel):
             Refused: no directory is allowed, the file lies outside them, or it does not exist.
         """
         if not self.allowed_directories:
-            raise Refused(f"File {name!r} was not read: no directory is allowed. Set QDRANT_MIGRATION_ALLOWED_DIRECTORIES to the folders whose files may be read.")
+            raise Refused(
+                f"File {name!r} was not read: no directory is allowed. Set QDRANT_MIGRATION_ALLOWED_DIRECTORIES to the folders whose files may be read."
+            )
         candidates = [Path(name)] if Path(name).is_absolute() else [folder / name for folder in self.allowed_directories]
         for candidate in candidates:
             path = candidate.resolve()
@@ -204,7 +206,9 @@ def _checked_url(variable: str, url: str | None) -> str | None:
         return None
     parts = urlsplit(url.strip())
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise SettingsError(f"{variable} is not an address: it must begin with http:// or https:// and name a host, for example http://localhost:6333.")
+        raise SettingsError(
+            f"{variable} is not an address: it must begin with http:// or https:// and name a host, for example http://localhost:6333."
+        )
     if parts.username or parts.password:
         raise SettingsError(f"{variable} must not hold a user name or password; put the key into QDRANT_API_KEY.")
     try:

@@ -49,7 +49,9 @@ class ModelName(BaseModel):
         if not colon:
             provider, model = "", name
         if not model.strip():
-            raise Refused(f"Model {text!r} is not understood. A model is written 'provider:model', for example 'fastembed:BAAI/bge-small-en-v1.5'.")
+            raise Refused(
+                f"Model {text!r} is not understood. A model is written 'provider:model', for example 'fastembed:BAAI/bge-small-en-v1.5'."
+            )
         return cls(provider=provider or None, model=model, dimensions=dimensions)
 
     def __str__(self) -> str:
