@@ -46,11 +46,13 @@ def is_builtin(model: str) -> bool:
 class HashingEmbedder:
     """Deterministic across processes and machines; needs no files, no memory to speak of, and no network.
 
+    `name` is recorded in the spec where the model was configured under a name of its own.
+
     Raises:
         NotFound: no built-in model has this name.
     """
 
-    def __init__(self, model: str) -> None:
+    def __init__(self, model: str, name: str | None = None) -> None:
         match = _NAME.match(model.lower())
         if match is None or not SMALLEST <= int(match[1]) <= LARGEST:
             raise NotFound(
@@ -59,11 +61,11 @@ class HashingEmbedder:
             )
         self._dimensions = int(match[1])
         self._has_trigrams = match[2] is None
-        name = f"hashing-{self._dimensions}{match[2] or ''}"
-        self._salt = blake2b(name.encode(), digest_size=16).digest()
+        canonical = f"hashing-{self._dimensions}{match[2] or ''}"
+        self._salt = blake2b(canonical.encode(), digest_size=16).digest()
         # Texts repeat their words: most of the hashing of a corpus is done once.
         self._word = lru_cache(maxsize=200_000)(self._hash_word)
-        self._spec = ModelSpec(name=f"builtin:{name}", dimensions=self._dimensions, note=NOTE)
+        self._spec = ModelSpec(name=name or f"builtin:{canonical}", dimensions=self._dimensions, note=NOTE)
 
     @property
     def spec(self) -> ModelSpec:
