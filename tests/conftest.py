@@ -88,18 +88,18 @@ def name() -> str:
     return f"t{secrets.token_hex(4)}"
 
 
-def _unavailable(reason: str) -> None:
+def _unavailable(reason: str) -> BaseException:
+    """What to raise where there is no server: a failure in CI, a skip elsewhere."""
     if IS_CI:
-        pytest.fail(f"No Qdrant server to test against, and CI=true allows no skip: {reason}.", pytrace=False)
-    pytest.skip(f"no Qdrant server to test against: {reason}")
+        return pytest.fail.Exception(f"No Qdrant server to test against, and CI=true allows no skip: {reason}.", pytrace=False)
+    return pytest.skip.Exception(f"no Qdrant server to test against: {reason}")
 
 
 def _running(server: Callable[[], QdrantServer]) -> Iterator[QdrantServer]:
     try:
         made = server()
     except ServerUnavailable as error:
-        _unavailable(str(error))
-        raise
+        raise _unavailable(str(error)) from None
     try:
         made.start()
         yield made
@@ -210,8 +210,7 @@ def _own_version() -> str:
     try:
         version = rest(OWN_URL, api_key=OWN_KEY)["version"]
     except OSError as error:
-        _unavailable(f"the server that QDRANT_TEST_URL names did not answer ({type(error).__name__})")
-        raise
+        raise _unavailable(f"the server that QDRANT_TEST_URL names did not answer ({type(error).__name__})") from None
     assert isinstance(version, str)
     return version
 

@@ -269,6 +269,8 @@ class QdrantServer:
         while process.poll() is None and time.monotonic() < deadline:
             try:
                 request(f"{self.url}/readyz", timeout_s=2)
+                # gRPC comes up after REST, and a server told to stop in between never ends.
+                socket.create_connection(("127.0.0.1", self.grpc_port), timeout=2).close()
             except OSError:
                 time.sleep(0.02)
             else:
