@@ -55,7 +55,7 @@ class OpenAIServer:
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
+            protocol_version = "HTTP/1.0"  # one request a connection: none outlives the server
 
             def do_POST(self) -> None:
                 outer._answer(self)
