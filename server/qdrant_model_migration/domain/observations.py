@@ -39,6 +39,7 @@ GUIDANCE = {
 }
 """Section of SKILL.md that a strategy follows."""
 
+
 @dataclass(frozen=True, kw_only=True)
 class Observations:
     """Everything the decision rests on."""
@@ -100,5 +101,3 @@ class Advice:
     @property
     def guidance(self) -> str:
         return GUIDANCE[self.strategy]
-
-

@@ -24,6 +24,7 @@ SERVES: dict[Goal, tuple[str, ...]] = {
 IMPLEMENTED_FIRST = frozenset({Goal.REPLACE_MODEL, Goal.COMPARE_MODELS})
 """Goals that an implemented strategy reaches as well; for the others it would be another change than the one asked for."""
 
+
 def advise(seen: Observations) -> list[Advice]:
     """All eight strategies, best first: those that reach the goal and can be done, then the refused ones with their reasons."""
     judged = [_judge(name, seen) for name in STRATEGIES]
@@ -95,5 +96,3 @@ _NOT_FOR_GOAL = {
     ("new_collection", Goal.CHANGE_QUANTIZATION): "Not needed: the server re-quantizes in place from the stored originals; nothing is re-embedded.",
     ("linear_map", Goal.COMPARE_MODELS): "A map approximates the new model; comparing it would not judge the model itself.",
 }  # fmt: skip
-
-

@@ -223,13 +223,9 @@ def _needs_dense_model(advice: Advice, seen: Observations) -> None:
 
 
 def _needs_guard(advice: Advice, seen: Observations) -> None:
-    if "update_filter" in seen.capabilities:
-        return
-    if seen.writes == "frozen":
-        advice.risks.append(f"Qdrant {seen.server} has no guarded writes (1.15.4): a write during the backfill could be overwritten.")
-    else:
+    if "update_filter" not in seen.capabilities:
         advice.refusals.append(
-            f"Insert-only writes need Qdrant 1.15.4; this server is {seen.server}. Upgrade, or hold all writes (writes='frozen')."
+            f"The ledger and the insert-only writes need conditional updates (Qdrant 1.15.4); this server is {seen.server}. Upgrade it first."
         )
 
 

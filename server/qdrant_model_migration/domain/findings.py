@@ -1,0 +1,197 @@
+"""How is what was found told? Untrusted text fenced, long lists cut with a count, and what a person must be warned of."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from qdrant_model_migration.domain.collection import METADATA_KEY, Collection
+from qdrant_model_migration.domain.texts import FieldStatistics
+from qdrant_model_migration.results import InspectResult, Provenance
+
+EXAMPLE_CHARS = 80
+NAME_CHARS = 120
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """How much an answer may hold. A token is estimated at four characters of JSON."""
+
+    collections: int
+    aliases: int
+    indexes: int
+    text_fields: int
+    vectors: int
+    migrations: int
+    tokens: int
+
+
+CONCISE = Limits(collections=25, aliases=10, indexes=15, text_fields=8, vectors=8, migrations=5, tokens=1_400)
+DETAILED = Limits(collections=200, aliases=200, indexes=200, text_fields=60, vectors=60, migrations=50, tokens=10_000)
+
+
+def limits_of(response_format: Literal["concise", "detailed"]) -> Limits:
+    return DETAILED if response_format == "detailed" else CONCISE
+
+
+def cleaned(text: str, limit: int = EXAMPLE_CHARS) -> str:
+    """Payload text for a person's eyes: one line, without control characters, cut, in guillemets. Data, never instructions."""
+    readable = "".join(" " if unicodedata.category(c)[0] in "CZ" else c for c in text[: limit * 20])
+    line = " ".join(readable.replace("«", "‹").replace("»", "›").split())
+    return f"«{line if len(line) <= limit else line[: limit - 1] + '…'}»"
+
+
+def field_name_is_usable(name: str) -> bool:
+    """Whether a payload's own key can be shown and passed as `text_field`."""
+    return len(name) <= NAME_CHARS and all(unicodedata.category(c)[0] != "C" for c in name) and not {"{", "}"} & set(name)
+
+
+def shown(value: Any, depth: int = 0) -> Any:
+    """Configuration for an answer: long strings (metadata is the application's own) are cut."""
+    if isinstance(value, Mapping):
+        return {str(k)[:NAME_CHARS]: shown(v, depth + 1) for k, v in list(value.items())[:100]} if depth < 8 else "…"
+    if isinstance(value, list | tuple):
+        return [shown(v, depth + 1) for v in value[:50]]
+    return cleaned(value, 200) if isinstance(value, str) and len(value) > NAME_CHARS else value
+
+
+def fitted(result: InspectResult, limits: Limits) -> InspectResult:
+    """The answer within its limits: lists are cut from the end, and `omitted` counts what was left out."""
+    result = result.model_copy(deep=True)
+    info = result.collection
+    outer: dict[str, tuple[list[Any], int]] = {
+        "collections": (result.collections, limits.collections),
+        "aliases": (result.aliases, limits.aliases),
+        "migrations": (result.migrations, limits.migrations),
+    }
+    inner: dict[str, tuple[list[Any], int]] = {}
+    if info is not None:
+        inner = {
+            "text_fields": (info.text_fields, limits.text_fields),
+            "payload_indexes": (info.payload_indexes, limits.indexes),
+            "aliases": (info.aliases, limits.aliases),
+            "vectors": (info.vectors, limits.vectors),
+            "sparse_vectors": (info.sparse_vectors, limits.vectors),
+        }
+    for lists, omitted in ((outer, result.omitted), (inner, info.omitted if info else {})):
+        for name, (entries, most) in lists.items():
+            _cut(name, entries, most, omitted)
+    while len(result.model_dump_json()) / 4 > limits.tokens:
+        if not _shorten_longest(result, outer, inner):
+            break
+    return result
+
+
+def _shorten_longest(result: InspectResult, outer: dict[str, tuple[list[Any], int]], inner: dict[str, tuple[list[Any], int]]) -> bool:
+    """Takes a quarter off the list that takes most room; False when nothing is left to cut."""
+    info = result.collection
+    places = [(entries, result.omitted, name) for name, (entries, _) in outer.items()]
+    places += [(entries, info.omitted, name) for name, (entries, _) in inner.items()] if info else []
+    size, entries, omitted, name = max(
+        ((sum(len(str(e)) for e in entries), entries, omitted, name) for entries, omitted, name in places), key=lambda p: p[0]
+    )
+    if len(entries) > 1:
+        _cut(name, entries, max(1, len(entries) * 3 // 4), omitted)
+        return True
+    if info is not None and info.config is not None:
+        info.config = None
+        info.omitted["config"] = 1
+        return True
+    if size and entries:
+        _cut(name, entries, 0, omitted)
+        return True
+    return False
+
+
+def _cut(name: str, entries: list[Any], most: int, omitted: dict[str, int]) -> None:
+    if len(entries) > most:
+        omitted[name] = omitted.get(name, 0) + len(entries) - most
+        del entries[most:]
+
+
+# What mcp-server-qdrant can name its vector: 'fast-' and the last part of FastEmbed's name, in lower case.
+_FAST = {
+    "all-minilm-l6-v2": "fastembed:sentence-transformers/all-MiniLM-L6-v2",
+    "paraphrase-multilingual-minilm-l12-v2": "fastembed:sentence-transformers/paraphrase-multilingual-MiniLM-L12-v2",
+    "bge-small-en": "fastembed:BAAI/bge-small-en",
+    "bge-small-en-v1.5": "fastembed:BAAI/bge-small-en-v1.5",
+    "bge-base-en": "fastembed:BAAI/bge-base-en",
+    "bge-base-en-v1.5": "fastembed:BAAI/bge-base-en-v1.5",
+    "bge-large-en-v1.5": "fastembed:BAAI/bge-large-en-v1.5",
+    "multilingual-e5-large": "fastembed:intfloat/multilingual-e5-large",
+    "nomic-embed-text-v1.5": "fastembed:nomic-ai/nomic-embed-text-v1.5",
+    "mxbai-embed-large-v1": "fastembed:mixedbread-ai/mxbai-embed-large-v1",
+}
+
+
+def provenance_of(found: Collection, framework: str | None) -> Provenance | None:
+    """Which model wrote the vectors, as far as anything says so: this tool's metadata, else a vector's telling name."""
+    recorded = found.metadata.get(METADATA_KEY)
+    if isinstance(recorded, Mapping):
+        model = recorded.get("model")
+        name = model.get("name") if isinstance(model, Mapping) else model
+        dimensions = recorded.get("dimensions", model.get("dimensions") if isinstance(model, Mapping) else None)
+        return Provenance(
+            model=_word(name),
+            dimensions=dimensions if isinstance(dimensions, int) else None,
+            text_field=_word(recorded.get("text_field")),
+            migration_id=_word(recorded.get("migration_id")),
+            source=f"the collection's metadata ('{METADATA_KEY}'), written by this tool",
+        )
+    for field in found.dense:
+        tail = field.name.removeprefix("fast-")
+        if tail != field.name and tail in _FAST:
+            return Provenance(
+                model=_FAST[tail],
+                dimensions=field.size,
+                text_field="document" if framework == "mcp-server-qdrant" else None,
+                source=f"the vector's name '{field.name}', as mcp-server-qdrant and qdrant-client's FastEmbed write it; not proven",
+            )
+    return None
+
+
+def _word(value: object) -> str | None:
+    return value if isinstance(value, str) and 0 < len(value) <= 500 else None
+
+
+def collection_warnings(
+    found: Collection, fields: Sequence[FieldStatistics], bare: Mapping[str, int], looked: int, sampled: int, *, is_embedded: bool
+) -> list[str]:
+    """What speaks against a migration as things are, each with its remedy. `bare` counts points without a field's vector, of `looked`."""
+    if not found.points:
+        return [f"'{found.name}' is empty: there is nothing to migrate. Create it anew with the new model."]
+    warnings = []
+    if found.status == "grey":
+        warnings.append(
+            "Status grey: optimizations wait since a restart and do not resume by themselves. Any write wakes them; then wait for green."
+        )
+    elif found.status == "yellow":
+        warnings.append("Status yellow: the optimizer is at work. Latencies and index figures are worse than usual until it is green.")
+    elif found.status == "red" or not found.optimizer_ok:
+        reason = f": {cleaned(found.optimizer_error, 160)}" if found.optimizer_error else ""
+        warnings.append(f"Status red: the optimizer failed{reason}. Look at the server's log and its disk before anything is written.")
+    if not found.fields:
+        warnings.append("The points hold payload only: there is no vector to migrate.")
+    for name, count in bare.items():
+        if count:
+            label = f"vector '{name}'" if name else "vector"
+            warnings.append(
+                f"{count} of {looked} sampled points have no {label}: they are carried over without one unless their text is embedded."
+            )
+    if not fields:
+        warnings.append(f"No text was found in {sampled} sampled payloads: nothing could be embedded anew from this collection.")
+    elif fields[0].coverage < 1:
+        warnings.append(
+            f"{1 - fields[0].coverage:.1%} of the sampled points hold no text in the best field: on_missing_text decides about them."
+        )
+    if not found.aliases:
+        warnings.append(
+            "No alias points here: an app that uses the collection's own name cannot be switched by one. Let its next release use an alias."
+        )
+    if found.shard_keys:
+        warnings.append(f"Custom sharding with {len(found.shard_keys)} shard keys: this version does not carry it over.")
+    if is_embedded and found.points > 20_000:
+        warnings.append("The embedded database is slow beyond 20,000 points; a server (QDRANT_URL) is made for this.")
+    return warnings
