@@ -27,6 +27,8 @@ class Range(BaseModel):
     failed: int = 0
     tokens: int = 0
     truncated: int = 0
+    foreign: tuple[str, ...] = ()
+    """Some of the points that the target held already when we came: perhaps written by somebody else. The verification looks at them first."""
 
     @property
     def position(self) -> PointId | None:

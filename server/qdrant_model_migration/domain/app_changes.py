@@ -1,0 +1,163 @@
+"""What must the app change, and when? Said before anything is spent, with the code for writing to both sides."""
+
+from __future__ import annotations
+
+from qdrant_model_migration.domain.collection import METADATA_KEY
+from qdrant_model_migration.domain.migration import Migration
+
+_SNIPPET = '''\
+# Dual writes for migration {migration}: the source first, as before; then the target, from what the source now holds.
+# A failure on the target never fails the app's request: the catch-up carries it over. Remove this after the cutover.
+import logging
+
+from qdrant_client import QdrantClient, models
+
+SOURCE, TARGET = {source!r}, {target!r}
+NEW_FIELD = {field!r}  # "" is the unnamed vector
+COPIED_FIELDS = {copied!r}  # source field -> target field
+
+
+class DualWriter:
+    def __init__(self, client: QdrantClient, embed_documents):
+        """`embed_documents`: list of texts -> list of vectors of {model} ({dimensions} dimensions), document side."""
+        self.client = client
+        self.embed_documents = embed_documents
+
+    def upsert(self, points: list[models.PointStruct]) -> None:
+        self.client.upsert(SOURCE, points, wait=True)
+        self.mirror([point.id for point in points])
+
+    def set_payload(self, payload: dict, ids: list) -> None:
+        self.client.set_payload(SOURCE, payload, points=ids, wait=True)
+        self.mirror(ids)  # a partial update becomes a full upsert: the text may have changed
+
+    def delete(self, ids: list) -> None:
+        self.client.delete(SOURCE, models.PointIdsList(points=ids), wait=True)
+        try:
+            self.client.delete(TARGET, models.PointIdsList(points=ids), wait=True)
+        except Exception:
+            logging.getLogger("dual_write").warning("target not updated; the catch-up will", exc_info=True)
+
+    def mirror(self, ids: list) -> None:
+        try:
+            points = []
+            for record in self.client.retrieve(SOURCE, ids, with_payload=True, with_vectors=True):
+                payload = record.payload or {{}}
+                held = record.vector if isinstance(record.vector, dict) else {{"": record.vector}}
+                vectors = {{new: held[old] for old, new in COPIED_FIELDS.items() if old in held}}
+                text = text_of(payload)
+                if text is not None:
+                    vectors[NEW_FIELD] = list(self.embed_documents([text])[0])
+                vector = vectors[""] if set(vectors) == {{""}} else vectors
+                points.append(models.PointStruct(id=record.id, vector=vector, payload=payload))
+            if points:
+                self.client.upsert(TARGET, points, wait=True)
+        except Exception:
+            logging.getLogger("dual_write").warning("target not updated; the catch-up will", exc_info=True)
+
+
+{text_of}
+'''
+
+_TEXT_OF_PATH = '''\
+def text_of(payload: dict):
+    import json
+
+    value = payload.get({path!r})
+    if value is None:
+        value = payload
+        for part in {path!r}.split("."):
+            if isinstance(value, str):
+                try:
+                    value = json.loads(value)
+                except ValueError:
+                    value = None
+            value = value.get(part) if isinstance(value, dict) else None
+    return value if isinstance(value, str) and value.strip() else None
+'''
+
+_TEXT_OF_TEMPLATE = '''\
+def text_of(payload: dict):
+    # TEXT is the migration's text_field; text_of_path reads one of its places.
+    parts = {{name: text_of_path(payload, name) for name in {names!r}}}
+    if not any(part.strip() for part in parts.values()):
+        return None
+    text = {template!r}
+    for name, part in parts.items():
+        text = text.replace("{{" + name + "}}", part)
+    return text.strip()
+
+
+def text_of_path(payload: dict, path: str) -> str:
+    value = payload.get(path)
+    if value is None:
+        value = payload
+        for part in path.split("."):
+            value = value.get(part) if isinstance(value, dict) else None
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return value if isinstance(value, str) else str(value) if is_number else ""
+'''
+
+
+def dual_write_snippet(migration: Migration) -> str:
+    """Python for the plain client; a test runs it against real servers."""
+    from qdrant_model_migration.domain.texts import TextSource
+
+    text = TextSource.parse(migration.text_field)
+    if text.is_template:
+        text_of = _TEXT_OF_TEMPLATE.format(names=text.fields, template=migration.text_field)
+    else:
+        text_of = _TEXT_OF_PATH.format(path=migration.text_field)
+    return _SNIPPET.format(
+        migration=migration.id,
+        source=migration.source.collection,
+        target=migration.target.collection,
+        field=migration.embed.field,
+        copied={r.source_field: r.field for r in migration.copies},
+        model=migration.model.name,
+        dimensions=migration.model.dimensions,
+        text_of=text_of,
+    )
+
+
+def app_changes(migration: Migration, aliases: list[str], old_dimensions: int | None) -> list[str]:
+    """Whose queries and writes must change with the cutover, and how; one sentence each, in order."""
+    model, target = migration.model, migration.target.collection
+    using = f", using={migration.embed.field!r}" if migration.embed.field else ""
+    found: list[str] = []
+    query = f"Queries must be embedded with {model.name} ({model.dimensions} dimensions, query side{_prefix(model.query_prefix)}){using}"
+    if migration.readers == "self_resolving":
+        found.append(
+            f"Readers look up the model in the metadata of the collection behind the alias ({METADATA_KEY}.model) with every query; then the swap is enough. {query}."
+        )
+    else:
+        found.append(f"{query}, from the moment their collection is {target!r}: model and collection change together, in one release of each reader.")
+        if old_dimensions != model.dimensions:
+            found.append(
+                f"A reader that still queries with the old model ({old_dimensions} dimensions) through a swapped alias fails with 'Wrong input: Vector dimension error'."
+            )
+        else:
+            found.append("A reader that still queries with the old model through a swapped alias gets nonsense without any error: both have the same dimensions.")
+        if migration.readers == "rolling":
+            found.append(
+                f"With a rolling deploy old and new readers live at once: let the new release name {target!r} (or a new alias to it) itself, keep both collections "
+                "current until the last old reader is gone, and swap the old alias only then."
+            )
+        else:
+            found.append(f"Name {target!r} or a new alias in the release that has the new model, or swap the alias at the moment of the deploy.")
+    if not aliases:
+        found.append(
+            f"No alias points to {migration.source.collection!r}: the app names the collection itself, so it must be changed to the alias that the swap creates, or to {target!r}."
+        )
+    found.append(
+        {
+            "frozen": "Nothing writes to the source from the start of the backfill until the swap; then writers use the alias, with vectors of the new model.",
+            "dual_write": "Writers use the dual-write snippet from the start of the backfill, and write only to the new collection after the swap.",
+            "live": "Writers go on as they are; after the swap they must embed documents with the new model and write through the alias or to the new collection.",
+        }[migration.writes]
+    )
+    return found
+
+
+def _prefix(prefix: str) -> str:
+    return f", prefixed {prefix!r}" if prefix else ""

@@ -1,0 +1,37 @@
+"""How long must a backfill wait to keep to a rate? A budget that is spent in windows and refilled by the clock."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+
+class Budget:
+    """Points spent against points allowed. The rate may change at any time; what was saved up is at most one second's worth."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._debt = 0.0
+        self._at: float | None = None
+
+    def spend(self, points: int) -> None:
+        """Record points just written."""
+        if self._at is None:
+            self._at = self._clock()
+        self._debt += points
+
+    def wait_s(self, points_per_second: float | None) -> float:
+        """Seconds until the debt is paid at this rate; 0 without a rate."""
+        now = self._clock()
+        elapsed, self._at = now - (self._at if self._at is not None else now), now
+        if points_per_second is None:
+            self._debt = 0.0
+            return 0.0
+        self._debt = max(self._debt - elapsed * points_per_second, -points_per_second)
+        return max(0.0, self._debt / points_per_second)
+
+
+def eta_seconds(total: int, done: int, points_per_second: float | None) -> int | None:
+    """Seconds until `total` is reached at the rate seen."""
+    if not points_per_second or points_per_second <= 0:
+        return None
+    return int(max(0, total - done) / points_per_second)

@@ -1,0 +1,144 @@
+"""Is a point of the target what its recipe says? The judgement on one pair; whether it *searches* as well is comparison.py's question."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from qdrant_model_migration.domain.points import Point, PointId, payload_digest, tag, vector_problem
+from qdrant_model_migration.domain.texts import TextSource
+
+
+class Kind(StrEnum):
+    MISSING = "missing"
+    EXTRA = "extra"
+    CHANGED = "changed"
+    BAD_VECTOR = "bad_vector"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Expectation:
+    """What the recipes say about every point."""
+
+    text: TextSource
+    embed_field: str
+    embed_size: int
+    copied: Mapping[str, str]
+    """Source field -> target field."""
+    skips_textless: bool
+    accounted: Mapping[str, bool]
+    """Tagged id -> whether the target holds its payload."""
+    checks_embedded: bool
+    """Whether the embedded vectors were read and are judged."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """One point that is not as it should be, with both sides as they were seen."""
+
+    kind: Kind
+    id: PointId
+    source: Point | None
+    target: Point | None
+    why: str
+
+    @property
+    def seen(self) -> tuple[bytes | None, bytes | None]:
+        """Equal for two looks that saw the same on both sides."""
+        return _fingerprint(self.source), _fingerprint(self.target)
+
+
+@dataclass
+class Tally:
+    """Counts of one pass."""
+
+    source_points: int = 0
+    target_points: int = 0
+    accounted: int = 0
+    differences: dict[Kind, int] = field(default_factory=lambda: dict.fromkeys(Kind, 0))
+
+
+def judge(source: Point | None, target: Point | None, expected: Expectation) -> Difference | None:
+    """What is wrong with a pair of points of one id, or None; at least one side exists."""
+    if target is None:
+        assert source is not None
+        if is_accounted(source, None, expected):
+            return None
+        return Difference(kind=Kind.MISSING, id=source.id, source=source, target=None, why="not in the target")
+    if source is None:
+        return Difference(kind=Kind.EXTRA, id=target.id, source=None, target=target, why="not in the source")
+    if payload_digest(source.payload) != payload_digest(target.payload):
+        keys = sorted(k for k in source.payload.keys() | target.payload.keys() if _differs(source.payload, target.payload, k))
+        return Difference(kind=Kind.CHANGED, id=source.id, source=source, target=target, why=f"payload differs in {', '.join(keys[:5])}")
+    for old, new in expected.copied.items():
+        if not same_vector(source.vectors.get(old), target.vectors.get(new)):
+            return Difference(kind=Kind.CHANGED, id=source.id, source=source, target=target, why=f"copied vector {new!r} differs")
+    if expected.checks_embedded and expected.text.extract(source.payload) is not None:
+        vector = target.vectors.get(expected.embed_field)
+        if vector is None and tag(source.id) in expected.accounted:
+            return None
+        problem = vector_problem(vector, expected.embed_size)
+        if problem:
+            return Difference(kind=Kind.BAD_VECTOR, id=source.id, source=source, target=target, why=problem)
+    return None
+
+
+def is_accounted(source: Point, target: Point | None, expected: Expectation) -> bool:
+    """Whether the point lacks something by a stated policy or a recorded failure."""
+    known = expected.accounted.get(tag(source.id))
+    if target is None:
+        return known is False or (expected.skips_textless and expected.text.extract(source.payload) is None)
+    return known is not None or (target.vectors.get(expected.embed_field) is None and expected.text.extract(source.payload) is None)
+
+
+def same_vector(a: Any, b: Any) -> bool:
+    """Equal dense, sparse (in any order of indices) or multivector values; absent equals absent."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        return dict(zip(a["indices"], a["values"], strict=True)) == dict(zip(b["indices"], b["values"], strict=True))
+    return bool(a == b)
+
+
+def _differs(a: Mapping[str, Any], b: Mapping[str, Any], key: str) -> bool:
+    return payload_digest({key: a.get(key), "there": key in a}) != payload_digest({key: b.get(key), "there": key in b})
+
+
+def _fingerprint(point: Point | None) -> bytes | None:
+    if point is None:
+        return None
+    vectors = json.dumps(point.vectors, sort_keys=True, default=str).encode()
+    return payload_digest(point.payload) + hashlib.blake2b(vectors, digest_size=16).digest()
+
+
+def wrong_share_upper_bound(wrong: int, sampled: int, population: int, confidence: float = 0.95) -> float:
+    """Largest share of wrong points that a random sample still allows, one-sided (Clopper-Pearson; none wrong: 1 - 0.05^(1/n)).
+
+    The whole population sampled leaves no doubt. The bound for one or more wrong is found by bisection.
+    """
+    if sampled == 0:
+        return 1.0
+    if sampled >= population:
+        return wrong / sampled
+    if wrong == 0:
+        return float(1 - (1 - confidence) ** (1 / sampled))
+    low, high = wrong / sampled, 1.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        if _binomial_at_most(wrong, sampled, middle) > 1 - confidence:
+            low = middle
+        else:
+            high = middle
+    return high
+
+
+def _binomial_at_most(k: int, n: int, p: float) -> float:
+    if p >= 1:
+        return 1.0 if k >= n else 0.0
+    return sum(
+        math.exp(math.lgamma(n + 1) - math.lgamma(i + 1) - math.lgamma(n - i + 1) + i * math.log(p) + (n - i) * math.log1p(-p))
+        for i in range(k + 1)
+    )

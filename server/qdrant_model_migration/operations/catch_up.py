@@ -1,0 +1,131 @@
+"""How does the target follow what changed behind the cursor? A pass finds differences, looks twice, writes guarded, looks back.
+
+A difference is acted upon only when two looks saw the same on both sides; the write is guarded by what was observed, as far as a
+filter can say so; and the source is read again after it, so that a point deleted or edited meanwhile is not left wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import anyio
+
+from qdrant_model_migration.domain.points import Point, tag
+from qdrant_model_migration.domain.verification import Difference, Expectation, Kind, Tally
+from qdrant_model_migration.errors import MigrationError
+from qdrant_model_migration.operations.context import now
+from qdrant_model_migration.operations.diff import confirmed, differences, expectation
+from qdrant_model_migration.operations.work import PAGE, Work
+from qdrant_model_migration.operations.writing import account, insert_points, make_points
+from qdrant_model_migration.results import Lag, Repaired
+
+SETTLE_S = 1.0
+"""Between the two looks while an app writes."""
+CONCURRENT_WRITES = 8
+
+
+async def catch_up_pass(work: Work, *, checks_embedded: bool = False) -> tuple[Lag, Repaired]:
+    """One pass over both sides. The lag is what was found, the other what was put right."""
+    expected = await expectation(work, checks_embedded=checks_embedded)
+    tally, repaired = Tally(), Repaired()
+    pending: list[Difference] = []
+    async for difference in differences(work, expected, tally):
+        pending.append(difference)
+        if len(pending) >= PAGE:
+            await settle(work, expected, pending, repaired)
+            pending = []
+        work.progress.read = tally.source_points
+    await settle(work, expected, pending, repaired)
+    counts = tally.differences
+    lag = Lag(missing=counts[Kind.MISSING], extra=counts[Kind.EXTRA], changed=counts[Kind.CHANGED] + counts[Kind.BAD_VECTOR], at=now())
+    return lag, repaired
+
+
+async def settle(work: Work, expected: Expectation, found: Sequence[Difference], repaired: Repaired) -> None:
+    """Put right what a second look confirms; count it in `repaired`."""
+    if not found:
+        return
+    is_quiet = work.migration.writes == "frozen" or work.source.connection.is_embedded
+    sure = await confirmed(work, expected, found, 0.0 if is_quiet else SETTLE_S)
+    repaired.left += len(found) - len(sure)
+    missing = [d for d in sure if d.kind is Kind.MISSING]
+    await _insert_missing(work, missing)
+    rewritten = [d for d in sure if d.kind in (Kind.CHANGED, Kind.BAD_VECTOR)]
+    await rewrite(work, rewritten)
+    extra = [d for d in sure if d.kind is Kind.EXTRA]
+    await _delete_extra(work, extra)
+    repaired.missing += len(missing)
+    repaired.changed += sum(d.kind is Kind.CHANGED for d in sure)
+    repaired.bad_vectors += sum(d.kind is Kind.BAD_VECTOR for d in sure)
+    repaired.extra += len(extra)
+
+
+async def _insert_missing(work: Work, found: Sequence[Difference]) -> None:
+    sources = [d.source for d in found if d.source is not None]
+    if not sources:
+        return
+    made = await make_points(work, sources, is_stopping=lambda: False)
+    await insert_points(work, made.points)
+    await account(work, made.failed)
+    await _remove_if_deleted(work, made.points)
+
+
+async def _remove_if_deleted(work: Work, written: Sequence[Point]) -> None:
+    """A point that left the source while it was being embedded must not live on in the target."""
+    still = await work.source.points.existing(work.migration.source.collection, [p.id for p in written])
+    for point in written:
+        if point.id not in still:
+            work.check()
+            await work.target.points.delete_if(work.migration.target.collection, point.id, observed=point.payload)
+
+
+async def rewrite(work: Work, found: Sequence[Difference]) -> None:
+    """Write the source's payload over the target's, keeping a vector whose text did not change."""
+    if not found:
+        return
+    held = await work.target.points.retrieve(work.migration.target.collection, [d.id for d in found], vectors=[work.embed_field])
+    keep: dict[str, Point] = {}
+    anew: list[Point] = []
+    for difference in found:
+        source, target = difference.source, difference.target
+        assert source is not None
+        assert target is not None
+        vector = held[difference.id].vectors.get(work.embed_field) if difference.id in held else None
+        is_same_text = work.text.extract(source.payload) == work.text.extract(target.payload)
+        if difference.kind is Kind.CHANGED and is_same_text and vector is not None:
+            copied = {new: source.vectors[old] for old, new in work.copied.items() if old in source.vectors}
+            keep[tag(source.id)] = Point(id=source.id, payload=source.payload, vectors={**copied, work.embed_field: vector})
+        else:
+            anew.append(source)
+    made = await make_points(work, anew, is_stopping=lambda: False)
+    await account(work, made.failed)
+    ready = {**keep, **{tag(p.id): p for p in made.points}}
+    await work.ledger.remove_failed(work.id, [tag(p.id) for p in made.points if work.embed_field in p.vectors])
+    failures: list[MigrationError] = []
+    gate = anyio.CapacityLimiter(CONCURRENT_WRITES)
+
+    async def write(point: Point, observed: Point) -> None:
+        async with gate:
+            try:
+                work.check()
+                await work.target.points.replace(work.migration.target.collection, point, observed=observed.payload)
+            except MigrationError as error:
+                failures.append(error)
+
+    async with anyio.create_task_group() as group:
+        for difference in found:
+            point = ready.get(tag(difference.id))
+            if point is not None and difference.target is not None:
+                group.start_soon(write, point, difference.target)
+    if failures:
+        raise failures[0]
+    await _remove_if_deleted(work, list(ready.values()))
+
+
+async def _delete_extra(work: Work, found: Sequence[Difference]) -> None:
+    """Delete what the source no longer holds; a point that came back meanwhile is found as missing by the next pass."""
+    back = await work.source.points.existing(work.migration.source.collection, [d.id for d in found])
+    for difference in found:
+        if difference.target is not None and difference.id not in back:
+            work.check()
+            await work.target.points.delete_if(work.migration.target.collection, difference.id, observed=difference.target.payload)

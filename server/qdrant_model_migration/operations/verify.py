@@ -1,0 +1,146 @@
+"""Is the target complete and right? Every id, payload and vector, a sample of provenance, configuration and index. Never writes."""
+
+from __future__ import annotations
+
+from itertools import islice
+
+from qdrant_model_migration.domain.collection import Collection, config_differences
+from qdrant_model_migration.domain.points import PointId, tag, untag
+from qdrant_model_migration.domain.verification import Difference, Kind, Tally, wrong_share_upper_bound
+from qdrant_model_migration.operations.agreement import agreement
+from qdrant_model_migration.operations.catch_up import settle
+from qdrant_model_migration.operations.context import now
+from qdrant_model_migration.operations.diff import differences, expectation, look_again
+from qdrant_model_migration.operations.work import Work
+from qdrant_model_migration.results import ConfigDifference, ProvenanceCheck, Repaired, Verification
+
+SAMPLES = 10
+MOST_LOOKED_AT_AGAIN = 100_000
+"""Differences that get a second look; beyond that the target is plainly not complete."""
+READY_TIMEOUT_S = 600.0
+
+
+async def verify(work: Work, *, provenance_sample: int) -> Verification:
+    """Compare both sides completely.
+
+    While an app writes to the source, what it wrote during the scan is first carried over by the ordinary catch-up, and only what
+    then still differs is counted.
+    """
+    work.progress.stage = "verifying"
+    work.progress.total = work.source_collection.points
+    expected = await expectation(work, checks_embedded=True)
+    tally = Tally()
+    found: dict[PointId, Difference] = {}
+    async for difference in differences(work, expected, tally):
+        if len(found) < MOST_LOOKED_AT_AGAIN:
+            found[difference.id] = difference
+        work.progress.read = tally.source_points
+    beyond = sum(tally.differences.values()) - len(found)
+    if found and work.migration.writes != "frozen":
+        late = [d for d in found.values() if d.kind is not Kind.BAD_VECTOR]
+        await settle(work, expected, late, Repaired())
+        remaining = await look_again(work, expected, found)
+    else:
+        remaining = list(found.values())
+    by_kind = {kind: [d for d in remaining if d.kind is kind] for kind in Kind}
+    target = await work.target.describe(work.migration.target.collection)
+    source = await work.source.describe(work.migration.source.collection)
+    work.progress.stage = "checking provenance"
+    provenance, wrong = await _provenance(work, target, provenance_sample, tally.target_points)
+    work.progress.stage = "waiting for the index"
+    is_index_ready = await _is_index_ready(work, target)
+    diff = config_differences(source, target, work.migration.intended)
+    unplanned = [d for d in diff if not d.is_intended]
+    problems = _problems(by_kind, beyond, provenance, unplanned, is_index_ready=is_index_ready)
+    return Verification(
+        is_complete=not problems,
+        source_points=tally.source_points,
+        target_points=tally.target_points,
+        missing=len(by_kind[Kind.MISSING]) + beyond,
+        extra=len(by_kind[Kind.EXTRA]),
+        changed=len(by_kind[Kind.CHANGED]),
+        bad_vectors=len(by_kind[Kind.BAD_VECTOR]),
+        accounted=tally.accounted,
+        provenance=provenance,
+        config_diff=diff,
+        is_index_ready=is_index_ready,
+        missing_samples=_samples(by_kind[Kind.MISSING]),
+        extra_samples=_samples(by_kind[Kind.EXTRA]),
+        changed_samples=_samples(by_kind[Kind.CHANGED]),
+        bad_vector_samples=_samples(by_kind[Kind.BAD_VECTOR]),
+        wrong_model_samples=wrong[:SAMPLES],
+        problems=problems,
+        at=now(),
+        lease_epoch=work.epoch,
+    )
+
+
+def _samples(found: list[Difference]) -> list[str]:
+    return [f"{tag(d.id)} ({d.why})" for d in found[:SAMPLES]]
+
+
+def _problems(
+    by_kind: dict[Kind, list[Difference]],
+    beyond: int,
+    provenance: ProvenanceCheck,
+    unplanned: list[ConfigDifference],
+    *,
+    is_index_ready: bool,
+) -> list[str]:
+    words = {Kind.MISSING: "missing", Kind.EXTRA: "extra", Kind.CHANGED: "changed", Kind.BAD_VECTOR: "with a bad vector"}
+    problems = [f"{len(found)} points {words[kind]}" for kind, found in by_kind.items() if found]
+    if beyond:
+        problems.append(f"{beyond} further differences")
+    if provenance.wrong:
+        problems.append(f"{provenance.wrong} of {provenance.sampled} sampled vectors do not come from the stated model")
+    if unplanned:
+        problems.append(f"configuration differs in {', '.join(d.path for d in unplanned[:5])}")
+    if not is_index_ready:
+        problems.append("the index is still being built")
+    return problems
+
+
+async def _provenance(work: Work, target: Collection, size: int, population: int) -> tuple[ProvenanceCheck, list[str]]:
+    if size <= 0 or population == 0:
+        return ProvenanceCheck(note="no vector was embedded again" if size <= 0 else "the target is empty"), []
+    name, field = target.name, work.embed_field
+    foreign = list(islice((point_id for r in await work.ledger.ranges(work.id) for point_id in r.foreign), size))
+    first = await work.target.points.retrieve(name, [untag(p) for p in foreign], vectors=[field])
+    drawn = await work.target.points.sample(name, size, vectors=[field]) if len(first) < size else []
+    points = {**first, **{p.id: p for p in drawn}}
+    checked = [(p, text) for p in points.values() if (text := work.text.extract(p.payload)) and p.vectors.get(field) is not None]
+    checked = [(p, text) for p, text in checked if len(p.vectors[field]) == work.migration.model.dimensions][:size]
+    if not checked:
+        return ProvenanceCheck(note="none of the sampled points has both text and vector"), []
+    stored = target.field(field)
+    datatype = stored.datatype if stored else "float32"
+    result = await agreement(await work.embedder(), [t for _, t in checked], [p.vectors[field] for p, _ in checked], datatype=datatype)
+    wrong = result.wrong
+    check = ProvenanceCheck(
+        sampled=len(checked),
+        min_cosine=round(float(result.cosines.min()), 6),
+        mean_cosine=round(float(result.cosines.mean()), 6),
+        threshold=round(result.threshold, 6),
+        wrong=len(wrong),
+        upper_bound=round(wrong_share_upper_bound(len(wrong), len(checked), population), 6),
+        note=f"{len(first)} of them were in the target before this tool wrote them" if first else None,
+    )
+    return check, [f"{tag(checked[i][0].id)} (cosine {result.cosines[i]:.4f})" for i in wrong]
+
+
+async def _is_index_ready(work: Work, target: Collection) -> bool:
+    """Sustained green, and known points found by their own vectors through the index."""
+    work.check()
+    if not await work.target.wait_until_ready(target.name, timeout_s=READY_TIMEOUT_S):
+        return False
+    field = work.embed_field
+    for point in await work.target.points.sample(target.name, 8, vectors=[field]):
+        vector = point.vectors.get(field)
+        if vector is None:
+            continue
+        hits = await work.target.points.search(target.name, vector, using=field, limit=10, exact=False, payload=False)
+        exact = await work.target.points.search(target.name, vector, using=field, limit=1, exact=True, payload=False)
+        # Many points may share one text: then the best score, not the id, tells that the vector is found.
+        if not hits or (point.id not in {h.id for h in hits} and abs(hits[0].score - exact[0].score) > 1e-4):
+            return False
+    return True

@@ -1,0 +1,84 @@
+"""What does an operation that writes hold in its hands? The migration, both sides, the model, and the right to write."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from qdrant_model_migration.domain.collection import Collection
+from qdrant_model_migration.domain.migration import EventRecord, Migration, Pace
+from qdrant_model_migration.domain.texts import TextSource
+from qdrant_model_migration.embedders.base import Embedder
+from qdrant_model_migration.operations.context import OperationContext, now
+from qdrant_model_migration.qdrant.gateway import Gateway
+from qdrant_model_migration.qdrant.ledger import Ledger
+from qdrant_model_migration.results import Progress
+
+PAGE = 256
+"""Points a read, and texts a window."""
+
+
+@dataclass(kw_only=True)
+class Work:
+    """One driver's hold on one migration; `check` raises when the hold is lost or the driver is to stop."""
+
+    context: OperationContext
+    migration: Migration
+    source: Gateway
+    target: Gateway
+    ledger: Ledger
+    source_collection: Collection
+    check: Callable[[], None]
+    epoch: int = 0
+    inserts_by_mode: bool = False
+    pace: Pace = field(default_factory=Pace)
+    progress: Progress = field(default_factory=lambda: Progress(stage="starting"))
+
+    @property
+    def id(self) -> str:
+        return self.migration.id
+
+    @property
+    def text(self) -> TextSource:
+        return TextSource.parse(self.migration.text_field)
+
+    @property
+    def copied(self) -> dict[str, str]:
+        """Copied fields: name in the source -> name in the target."""
+        return {r.source_field or "": r.field for r in self.migration.copies}
+
+    @property
+    def page(self) -> int:
+        """Points a read may ask for, under the source's strict mode."""
+        return min(PAGE, self.source_collection.page_limit or PAGE)
+
+    @property
+    def embed_field(self) -> str:
+        return self.migration.embed.field
+
+    async def embedder(self) -> Embedder:
+        """The new model; loaded at its first use.
+
+        Raises:
+            ModelNotUsable: it is not the model the migration was planned with.
+        """
+        from qdrant_model_migration.errors import ModelNotUsable
+
+        loaded = await self.context.catalogue.load(self.migration.model.name)
+        planned = self.migration.model
+        if loaded.spec.dimensions != planned.dimensions or loaded.spec.fingerprint != planned.fingerprint:
+            raise ModelNotUsable(
+                f"Model {planned.name!r} on this machine is not the one that migration {self.id} was planned with: "
+                f"{loaded.spec.dimensions} dimensions and fingerprint {loaded.spec.fingerprint} instead of {planned.dimensions} and {planned.fingerprint}. "
+                "Vectors of two models must not be mixed. Provide the planned model, or discard this migration and start a new one."
+            )
+        return loaded
+
+    async def record(self, event: str, text: str) -> None:
+        """Add a line to the audit trail."""
+        await self.ledger.add_event(self.id, EventRecord(at=now(), event=event, text=text))
+
+    async def change(self, change: Callable[[Migration], Migration]) -> None:
+        """Change the recorded migration under the lease."""
+        self.check()
+        self.migration = await self.ledger.change(self.id, change)

@@ -1,0 +1,159 @@
+"""How is a target filled? Ranges are drawn ahead and recorded; each is worked window by window; its checkpoint follows the writes.
+
+Several ranges are worked at once: while one waits for the model, another reads or writes. Within a range the windows follow one
+another, so everything before the cursor is written. Memory is bounded by the number of ranges at work and the size of a window.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+import anyio
+from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
+
+from qdrant_model_migration.domain.pacing import Budget
+from qdrant_model_migration.domain.points import Point, tag
+from qdrant_model_migration.domain.ranges import Range, next_to_draw, range_size
+from qdrant_model_migration.errors import Interrupted, MigrationError
+from qdrant_model_migration.operations.work import Work
+from qdrant_model_migration.operations.writing import account, insert_points, make_points
+
+RANGES_AHEAD = 8
+MOST_FOREIGN = 20
+DEFAULT_CONCURRENCY = 2
+
+
+class Pipeline:
+    """Works all ranges of one migration that are not done."""
+
+    def __init__(self, work: Work, *, is_stopping: Callable[[], bool], clock: Callable[[], float] = anyio.current_time) -> None:
+        self._work = work
+        self._is_stopping = is_stopping
+        self._budget = Budget(clock)
+        self._ranges: dict[int, Range] = {}
+
+    async def run(self) -> None:
+        """Return when every range is done.
+
+        Raises:
+            Interrupted: `is_stopping` became true; the checkpoints tell where to go on.
+            LeaseLost: somebody else drives the migration now.
+            MigrationError: the first failure that is not a single point's.
+        """
+        work = self._work
+        self._ranges = {r.number: r for r in await work.ledger.ranges(work.id)}
+        work.progress.stage = "backfilling"
+        work.progress.total = work.source_collection.points
+        self._count()
+        failures: list[MigrationError] = []
+        send, receive = anyio.create_memory_object_stream[Range](RANGES_AHEAD)
+        async with anyio.create_task_group() as group:
+
+            async def guarded(act: Callable[[], Awaitable[None]]) -> None:
+                try:
+                    await act()
+                except MigrationError as error:
+                    # Raised outside: a task group would wrap it. The others stop at their next write.
+                    failures.append(error)
+                    group.cancel_scope.cancel()
+
+            group.start_soon(guarded, lambda: self._draw(send))
+            for _ in range(work.pace.concurrency or DEFAULT_CONCURRENCY):
+                group.start_soon(guarded, lambda: self._work_ranges(receive.clone()))
+            receive.close()
+        if failures:
+            raise failures[0]
+
+    async def _draw(self, send: MemoryObjectSendStream[Range]) -> None:
+        """Hand out the ranges that are recorded and not done, then draw on where the recorded ones end."""
+        work = self._work
+        async with send:
+            for known in sorted(self._ranges.values(), key=lambda r: r.number):
+                if not known.is_done:
+                    await send.send(known)
+            size = range_size(work.source_collection.points)
+            while (following := next_to_draw(list(self._ranges.values()))) is not None:
+                self._stop_if_asked()
+                number, start = following
+                end = start
+                left = size
+                while left > 0:
+                    limit = min(left, work.source_collection.page_limit or left)
+                    ids, end = await work.source.points.ids(work.migration.source.collection, offset=end, limit=limit)
+                    left -= max(1, len(ids))
+                    if end is None:
+                        break
+                drawn = Range(number=number, start=tag(start) if start is not None else None, end=tag(end) if end is not None else None)
+                work.check()
+                await work.ledger.add_range(work.id, drawn)
+                self._ranges[number] = drawn
+                await send.send(drawn)
+
+    async def _work_ranges(self, receive: MemoryObjectReceiveStream[Range]) -> None:
+        async with receive:
+            async for given in receive:
+                await self._work_range(given)
+
+    async def _work_range(self, given: Range) -> None:
+        work = self._work
+        current = given
+        position = given.position
+        while not current.is_done:
+            self._stop_if_asked()
+            page, after = await work.source.points.scroll(
+                work.migration.source.collection, offset=position, limit=work.page, vectors=list(work.copied)
+            )
+            window = [p for p in page if current.holds(p.id)]
+            is_last = after is None or len(window) < len(page) or not current.holds(after)
+            current = await self._window(current, window)
+            position = after
+            cursor = tag(after) if after is not None and not is_last else current.cursor
+            current = current.model_copy(update={"cursor": cursor, "is_done": is_last, "is_started": True})
+            work.check()
+            await work.ledger.save_range(work.id, current)
+            self._ranges[current.number] = current
+            self._count()
+
+    async def _window(self, current: Range, window: list[Point]) -> Range:
+        """Write the points of one window that the target does not hold, and count them."""
+        work = self._work
+        existing = await work.target.points.existing(work.migration.target.collection, [p.id for p in window])
+        todo = [p for p in window if p.id not in existing]
+        made = await make_points(work, todo, is_stopping=self._is_stopping)
+        await insert_points(work, made.points)
+        await account(work, made.failed)
+        await self._keep_pace(len(todo))
+        foreign = [tag(i) for i in existing][: MOST_FOREIGN - len(current.foreign)]
+        return current.model_copy(
+            update={
+                "read": current.read + len(window),
+                "written": current.written + len(made.points),
+                "skipped": current.skipped + len(window) - len(made.points),
+                "failed": current.failed + sum(f.is_stored for f in made.failed),
+                "tokens": current.tokens + made.tokens,
+                "truncated": current.truncated + made.truncated,
+                "foreign": (*current.foreign, *foreign),
+            }
+        )
+
+    async def _keep_pace(self, points: int) -> None:
+        """Wait as the pace asks, looking at it again while waiting: it may be changed meanwhile."""
+        self._budget.spend(points)
+        while (wait_s := self._budget.wait_s(self._work.pace.points_per_second)) > 0:
+            self._stop_if_asked()
+            await anyio.sleep(min(0.25, wait_s))
+
+    def _stop_if_asked(self) -> None:
+        if self._is_stopping():
+            raise Interrupted("The driver was asked to stop; what is written is recorded.")
+
+    def _count(self) -> None:
+        progress = self._work.progress
+        found = self._ranges.values()
+        progress.read = sum(r.read for r in found)
+        progress.written = sum(r.written for r in found)
+        progress.skipped = sum(r.skipped for r in found)
+        progress.failed = sum(r.failed for r in found)
+        progress.tokens = sum(r.tokens for r in found)
+        progress.truncated = sum(r.truncated for r in found)
+
