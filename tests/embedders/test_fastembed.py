@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import shutil
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -228,6 +230,26 @@ async def test_a_built_in_model_that_is_not_there_is_refused_at_once_when_offlin
     monkeypatch.setenv("FASTEMBED_CACHE_PATH", str(tmp_path / "empty"))
     with anyio.fail_after(5), pytest.raises(ModelNotUsable, match=r"not in FastEmbed's cache, and HF_HUB_OFFLINE forbids .* Unset"):
         await catalogue.load("BAAI/bge-small-en-v1.5")
+
+
+@pytest.mark.anyio
+async def test_a_download_that_fails_is_given_up_within_seconds(tmp_path: Path) -> None:
+    """Fact 10: left to itself FastEmbed sleeps 3, 9 and 27 s. In a process of its own: the hub's client reads its variables once."""
+    program = (
+        "import anyio\n"
+        "from qdrant_model_migration.embedders.catalogue import Catalogue\n"
+        "from qdrant_model_migration.errors import ModelNotUsable\n"
+        "from qdrant_model_migration.settings import read_settings\n"
+        "try:\n"
+        "    anyio.run(Catalogue(read_settings()).load, 'fastembed:BAAI/bge-small-en-v1.5')\n"
+        "except ModelNotUsable as error:\n"
+        "    print(error)\n"
+    )
+    unreachable = {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": "http://127.0.0.1:9", "FASTEMBED_CACHE_PATH": str(tmp_path)}
+    with anyio.fail_after(20):
+        done = await anyio.run_process([sys.executable, "-c", program], env={**os.environ, **unreachable})
+    assert "downloading its 0.067 GB from Hugging Face failed" in done.stdout.decode()
+    assert "127.0.0.1" not in done.stdout.decode() + done.stderr.decode()
 
 
 def _damage(cache: Path) -> None:

@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 
 from qdrant_model_migration.domain.model import Side
+from qdrant_model_migration.embedders import providers
 from qdrant_model_migration.embedders.builtin import HashingEmbedder
 from qdrant_model_migration.embedders.catalogue import Catalogue
 from qdrant_model_migration.embedders.providers import ProviderEmbedder, load_provider
-from qdrant_model_migration.errors import BadText, BatchTooLarge, ModelNotUsable, NotFound, SettingsError, TransientEmbedding
+from qdrant_model_migration.embedders.retrying import embed_resilient
+from qdrant_model_migration.errors import BadText, BatchTooLarge, Interrupted, ModelNotUsable, NotFound, SettingsError, TransientEmbedding
 from qdrant_model_migration.settings import ModelSettings, read_settings
 from tests.openai_server import Answer, OpenAIServer, refusal
 
@@ -127,6 +129,28 @@ async def test_failures_of_the_provider_are_transient(load: Load, endpoint: Open
     with pytest.raises(TransientEmbedding):
         await model.embed(["a"], Side.DOCUMENT)
     assert len(endpoint.requests) == 1
+
+
+@pytest.mark.anyio
+async def test_an_answer_that_takes_too_long_is_transient(load: Load, endpoint: OpenAIServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(providers, "TIMEOUT_S", 0.1)
+    model = await load(endpoint)
+    endpoint.always = Answer(delay_s=0.5)
+    with pytest.raises(TransientEmbedding, match="did not answer in time"):
+        await model.embed(["a"], Side.DOCUMENT)
+
+
+@pytest.mark.anyio
+async def test_an_endpoint_of_the_library_s_own_variable_is_no_longer_openai(
+    endpoint: OpenAIServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """OPENAI_BASE_URL: neither OpenAI's price nor its token limit holds there."""
+    monkeypatch.setenv("OPENAI_BASE_URL", endpoint.base_url)
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    catalogue = Catalogue(read_settings())
+    model = await catalogue.load("openai:text-embedding-3-small@64")
+    assert (model.spec.price_per_million, model.spec.max_tokens, model.spec.is_local) == (None, None, True)
+    await catalogue.close()
 
 
 @pytest.mark.anyio
@@ -268,3 +292,31 @@ async def test_requests_wait_for_the_configured_limit(load: Load, endpoint: Open
     assert scope.cancelled_caught
     assert time.monotonic() - began < 5
     assert endpoint.texts == [["a"]]
+
+
+@pytest.mark.anyio
+async def test_a_moody_provider_yields_every_vector_but_the_poison(load: Load) -> None:
+    """Rate limit, failure, a limit on the number of texts and a poison text, all in one backfill window."""
+    texts = [f"text {i}" for i in range(30)]
+    texts[17] = "POISON"
+    with OpenAIServer(most_texts=8) as server:
+        model = await load(server)
+        server.script = [refusal("slow down", 429, headers={"retry-after": "0"}), Answer(status=500, body={})]
+        rows, failures = await embed_resilient(model, texts, Side.DOCUMENT, should_stop=lambda: False, sleep=_no_sleep)
+    assert [failure.index for failure in failures] == [17]
+    expected = await HashingEmbedder("hashing-64").embed(texts, Side.DOCUMENT)
+    for index, (row, wanted) in enumerate(zip(rows, expected, strict=True)):
+        assert (row is None) == (index == 17)
+        assert row is None or np.allclose(row, wanted, atol=1e-6)
+
+
+async def _no_sleep(_: float) -> None:
+    await anyio.lowlevel.checkpoint()
+
+
+@pytest.mark.anyio
+async def test_a_stop_does_not_wait_for_the_answer_to_a_request(load: Load, endpoint: OpenAIServer) -> None:
+    model = await load(endpoint)
+    endpoint.always = Answer(delay_s=3.0)
+    with anyio.fail_after(2), pytest.raises(Interrupted):
+        await embed_resilient(model, ["a"], Side.DOCUMENT, should_stop=lambda: bool(endpoint.requests))

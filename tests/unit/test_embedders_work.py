@@ -10,7 +10,7 @@ from qdrant_model_migration.embedders.checks import check_answer
 from qdrant_model_migration.embedders.fastembed import batches
 from qdrant_model_migration.embedders.limits import MinuteWindow
 from qdrant_model_migration.embedders.prefixes import known_prefixes
-from qdrant_model_migration.embedders.provider_errors import Failure, provider_error, safe_words
+from qdrant_model_migration.embedders.provider_errors import Fault, provider_error, safe_words
 from qdrant_model_migration.embedders.retrying import ATTEMPTS, LONGEST_WAIT_S, Work, retry_wait_s
 from qdrant_model_migration.errors import BadText, BatchTooLarge, ModelNotUsable, TransientEmbedding
 
@@ -169,31 +169,31 @@ def test_answers_that_cannot_be_stored_are_refused(vectors: object, error: type[
 
 
 @pytest.mark.parametrize(
-    ("failure", "count", "error"),
+    ("fault", "count", "error"),
     [
-        (Failure(status=429, retry_after_s=3.0), 5, TransientEmbedding),
-        (Failure(status=429, is_quota=True), 5, ModelNotUsable),
-        (Failure(status=503), 1, TransientEmbedding),
-        (Failure(status=529), 1, TransientEmbedding),
-        (Failure(is_timeout=True), 1, TransientEmbedding),
-        (Failure(), 1, TransientEmbedding),
-        (Failure(status=413), 5, BatchTooLarge),
-        (Failure(status=413), 1, BadText),
-        (Failure(status=400, said="This model's maximum context length is 8192 tokens"), 5, BatchTooLarge),
-        (Failure(status=400, said="This model's maximum context length is 8192 tokens"), 1, BadText),
-        (Failure(status=422, said="batch size 64 > maximum allowed batch size 32"), 64, BatchTooLarge),
-        (Failure(status=400), 5, BadText),
-        (Failure(status=401), 1, ModelNotUsable),
-        (Failure(status=403), 1, ModelNotUsable),
-        (Failure(status=404), 1, ModelNotUsable),
-        (Failure(status=418), 1, ModelNotUsable),
+        (Fault(status=429, retry_after_s=3.0), 5, TransientEmbedding),
+        (Fault(status=429, is_quota=True), 5, ModelNotUsable),
+        (Fault(status=503), 1, TransientEmbedding),
+        (Fault(status=529), 1, TransientEmbedding),
+        (Fault(is_timeout=True), 1, TransientEmbedding),
+        (Fault(), 1, TransientEmbedding),
+        (Fault(status=413), 5, BatchTooLarge),
+        (Fault(status=413), 1, BadText),
+        (Fault(status=400, said="This model's maximum context length is 8192 tokens"), 5, BatchTooLarge),
+        (Fault(status=400, said="This model's maximum context length is 8192 tokens"), 1, BadText),
+        (Fault(status=422, said="batch size 64 > maximum allowed batch size 32"), 64, BatchTooLarge),
+        (Fault(status=400), 5, BadText),
+        (Fault(status=401), 1, ModelNotUsable),
+        (Fault(status=403), 1, ModelNotUsable),
+        (Fault(status=404), 1, ModelNotUsable),
+        (Fault(status=418), 1, ModelNotUsable),
     ],
 )
-def test_a_provider_s_failure_says_what_to_do_next(failure: Failure, count: int, error: type[Exception]) -> None:
-    found = provider_error(failure, model="m", count=count, key_variable="SOME_KEY")
+def test_a_provider_s_failure_says_what_to_do_next(fault: Fault, count: int, error: type[Exception]) -> None:
+    found = provider_error(fault, model="m", count=count, key_variable="SOME_KEY")
     assert type(found) is error
     if isinstance(found, TransientEmbedding):
-        assert found.retry_after_s == failure.retry_after_s
+        assert found.retry_after_s == fault.retry_after_s
 
 
 @pytest.mark.parametrize(
@@ -206,11 +206,12 @@ def test_a_provider_s_failure_says_what_to_do_next(failure: Failure, count: int,
         ({"message": "upstream 10.0.0.7:8080 refused"}, ["10.0.0.7", "8080"]),
         ("cannot reach embeddings.internal:9000", ["embeddings.internal"]),
         ({"error": "bad token topsecret"}, ["topsecret"]),
+        ({"error": "gpu-box is out of memory"}, ["gpu-box"]),
         ({"detail": [{"input": "the text of the person"}]}, ["person"]),
-        ({"error": "cannot embed 'the text of the person'"}, ["person"]),
+        ({"error": "cannot embed 'query: the text of the person'"}, ["person"]),
     ],
 )
 def test_what_a_provider_said_is_shown_without_keys_addresses_and_texts(body: object, hidden: list[str]) -> None:
-    shown = safe_words(body, ["the text of the person"], "topsecret")
+    shown = safe_words(body, ["query: the text of the person"], ["topsecret", None, "gpu-box"])
     assert not [word for word in hidden if word in shown]
     assert len(shown) <= 200

@@ -15,7 +15,7 @@ from qdrant_model_migration.embedders.base import Embedder, Usable
 from qdrant_model_migration.embedders.builtin import HashingEmbedder
 from qdrant_model_migration.embedders.fastembed import load_fastembed
 from qdrant_model_migration.embedders.providers import KEY_VARIABLES, load_provider
-from qdrant_model_migration.errors import ModelNotUsable, NotFound, Refused, SettingsError, Unsupported
+from qdrant_model_migration.errors import MigrationError, ModelNotUsable, NotFound, Refused, SettingsError, Unsupported
 from qdrant_model_migration.settings import ModelSettings, Settings, secret_from_variable
 
 _ALIASES = {"voyage": "voyageai", "gemini": "google"}
@@ -208,11 +208,13 @@ class Catalogue:
             path = entry.path.expanduser()
             note = None if (path / entry.file).is_file() else f"{str(path)!r} has no {entry.file}"
         elif provider == "fastembed":
-            description = files.dense_models().get(entry.model or name)
-            if description is None:
-                note = "its 'model' is not a FastEmbed model, and it has no 'path'"
-            elif files.cached_directory(description) is None:
-                note = f"needs a download of {description.size_in_GB * 1000:,.0f} MB on first use"
+            try:
+                description = files.dense_models()[self._complete_fastembed(entry.model or name)]
+            except MigrationError as error:
+                note = str(error)
+            else:
+                is_cached = files.cached_directory(description) is not None
+                note = None if is_cached else f"needs a download of {description.size_in_GB * 1000:,.0f} MB on first use"
         elif provider != "builtin":
             note = _obstacle(name, entry.model_copy(update={"provider": provider}))
         return Usable(

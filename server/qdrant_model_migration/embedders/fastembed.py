@@ -65,7 +65,9 @@ class FastEmbedder:
         prefix = self._spec.query_prefix if side is Side.QUERY else self._spec.document_prefix
         ready = [prefix + text for text in texts]
         found = np.zeros((len(ready), self._spec.dimensions or 0), dtype=np.float32)
-        for batch in batches([len(text) for text in ready], self._batch_size, _BATCH_CHARACTERS):
+        # What is cut off costs nothing; six characters a token is more than any common language has.
+        longest = 6 * (self._spec.max_tokens or 10**6)
+        for batch in batches([min(len(text), longest) for text in ready], self._batch_size, _BATCH_CHARACTERS):
             # One visit to the thread a batch: a cancelled call ends with its batch, not with its last text.
             raw = partial(self._run, side=side)
             try:

@@ -22,7 +22,7 @@ from qdrant_model_migration.domain.model import ModelSpec, Side
 from qdrant_model_migration.embedders.base import Dense
 from qdrant_model_migration.embedders.checks import PROBE, blame, check_answer, check_texts
 from qdrant_model_migration.embedders.limits import Limiter, MinuteWindow
-from qdrant_model_migration.embedders.provider_errors import Failure, provider_error, safe_words
+from qdrant_model_migration.embedders.provider_errors import Fault, provider_error, safe_words
 from qdrant_model_migration.errors import BadText, BatchTooLarge, ModelNotUsable, SettingsError
 from qdrant_model_migration.settings import ModelSettings, secret_from_variable
 
@@ -34,6 +34,7 @@ BATCH_SIZE = 96
 """Cohere's limit for one request, and the smallest of the four providers' (OpenAI 2,048, Voyage 1,000, Google 100)."""
 
 TIMEOUT_S = 60.0
+_OPENAI = "api.openai.com"
 _NO_KEY = "none"
 """Sent to a configured endpoint without key_variable: OPENAI_API_KEY belongs to OpenAI and goes nowhere else."""
 
@@ -50,7 +51,8 @@ class _Client:
     stack: AsyncExitStack
     key: str | None
     key_variable: str | None
-    is_loopback: bool
+    host: str | None
+    """Of the address that requests go to, where it can be told."""
 
 
 class ProviderEmbedder:
@@ -64,7 +66,7 @@ class ProviderEmbedder:
         self._asked_dimensions: int | None = None
         self._limiter = Limiter(MinuteWindow(entry.requests_per_minute, entry.tokens_per_minute))
         self._encoding: Any = None
-        self._cannot_count = not (entry.provider == "openai" and entry.base_url is None)
+        self._cannot_count = client.host != _OPENAI
 
     @property
     def spec(self) -> ModelSpec:
@@ -137,14 +139,14 @@ class ProviderEmbedder:
         try:
             result = await call(texts, settings=settings)
         except ModelHTTPError as error:
-            failure = Failure(
+            fault = Fault(
                 status=error.status_code,
-                said=safe_words(error.body, texts, client.key),
+                said=safe_words(error.body, texts, (client.key, client.host)),
                 retry_after_s=error.retry_after,
                 is_quota=isinstance(error, ModelQuotaExceededError),
             )
         except ModelAPIError as error:
-            failure = Failure(is_timeout=isinstance(error, ModelTimeoutError), retry_after_s=error.retry_after)
+            fault = Fault(is_timeout=isinstance(error, ModelTimeoutError), retry_after_s=error.retry_after)
         except (UnexpectedModelBehavior, UserError, ValueError, TypeError, AttributeError):
             # What the SDKs make of an answer that is JSON, but not the JSON of an embedding.
             raise ModelNotUsable(
@@ -153,7 +155,7 @@ class ProviderEmbedder:
         else:
             return result.embeddings
         # `from None`: the original names the address.
-        raise provider_error(failure, model=self._spec.name, count=len(texts), key_variable=client.key_variable) from None
+        raise provider_error(fault, model=self._spec.name, count=len(texts), key_variable=client.key_variable) from None
 
 
 async def load_provider(name: str, model: str, dimensions: int | None, entry: ModelSettings) -> ProviderEmbedder:
@@ -171,9 +173,11 @@ async def load_provider(name: str, model: str, dimensions: int | None, entry: Mo
         TransientEmbedding: the provider is busy or unreachable.
     """
     client = _connect(name, model, entry)
-    is_openai_itself = entry.provider == "openai" and entry.base_url is None
+    is_openai_itself = client.host == _OPENAI
+    is_local = _is_loopback(client.host)
     max_tokens = entry.max_tokens
-    if max_tokens is None and entry.base_url is None:
+    # pydantic-ai states OpenAI's limit for whatever speaks its protocol.
+    if max_tokens is None and (is_openai_itself or entry.provider != "openai"):
         max_tokens = await client.embedder.max_input_tokens()
     spec = ModelSpec(
         name=name,
@@ -182,8 +186,8 @@ async def load_provider(name: str, model: str, dimensions: int | None, entry: Mo
         document_prefix=entry.document_prefix,
         query_prefix=entry.query_prefix,
         price_per_million=PRICES.get(model) if is_openai_itself and entry.price_per_million is None else entry.price_per_million,
-        is_local=client.is_loopback,
-        note=None if client.is_loopback else "texts are sent to the provider",
+        is_local=is_local,
+        note=None if is_local else "texts are sent to the provider",
     )
     wanted = dimensions or entry.dimensions
     embedder = ProviderEmbedder(spec, client, model, entry)
@@ -230,7 +234,9 @@ def _connect(name: str, model: str, entry: ModelSettings) -> _Client:
         raise ModelNotUsable(
             f"Model {name!r} was not loaded: what speaks to {entry.provider!r} is not installed. Install qdrant-model-migration[providers]{extra}."
         ) from None
-    return _Client(embedder=embedder, stack=stack, key=key, key_variable=variable, is_loopback=_is_loopback(host))
+    # Not the configured one: OPENAI_BASE_URL may have decided.
+    asked = getattr(embedder.model, "base_url", None)
+    return _Client(embedder=embedder, stack=stack, key=key, key_variable=variable, host=urlsplit(asked).hostname if asked else None)
 
 
 def _openai(model: str, entry: ModelSettings, key: str | None, stack: AsyncExitStack) -> PydanticEmbedder:
