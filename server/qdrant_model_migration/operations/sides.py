@@ -47,20 +47,19 @@ async def search_exactly(side: SearchedSide, vectors: Mapping[str, list[float]],
 
     async def work(scope: anyio.CancelScope) -> None:
         nonlocal ties
-        for query, vector in pending:
-            try:
+        try:
+            for query, vector in pending:
                 hits = await side.gateway.points.search(
                     side.collection.name, vector, using=side.field, limit=limit, exact=True, payload=False
                 )
-            except MigrationError as error:
-                # Raised outside: a task group would wrap it.
-                errors.append(error)
-                scope.cancel()
-                return
-            found[query] = tuple(hit.id for hit in hits)
-            ties += any(a.score == b.score for a, b in pairwise(hits))
-            if len(found) % 50 == 0 or len(found) == len(vectors):
-                await say(progress, f"searching {side.collection.name}", len(vectors), len(found))
+                found[query] = tuple(hit.id for hit in hits)
+                ties += any(a.score == b.score for a, b in pairwise(hits))
+                if len(found) % 50 == 0 or len(found) == len(vectors):
+                    await say(progress, f"searching {side.collection.name}", len(vectors), len(found))
+        except MigrationError as error:
+            # Raised outside: a task group would wrap it. A driver that was stopped says so through `progress`.
+            errors.append(error)
+            scope.cancel()
 
     async with anyio.create_task_group() as group:
         for _ in range(_AT_ONCE):
