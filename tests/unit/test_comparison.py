@@ -10,20 +10,14 @@ from ir_measures import RR, Qrel, R, ScoredDoc, nDCG
 from qdrant_model_migration.domain.comparison import (
     MIN_QUERIES,
     Outcome,
-    Query,
-    Run,
     check_arguments,
     compared,
     decide,
-    depth,
     fenced,
-    gate_metric,
     intervals,
-    measured,
-    metric_names,
     needed_queries,
-    overlap,
 )
+from qdrant_model_migration.domain.metrics import Query, Run, depth, gate_metric, measured, metric_names, overlap
 from qdrant_model_migration.domain.migration import Gate
 from qdrant_model_migration.errors import Refused
 
@@ -132,6 +126,16 @@ def test_few_queries_give_no_verdict_and_pass_no_gate() -> None:
     outcome = compared(queries, run, [Run(model="b", found=run.found)], basis="judged", k=10, margin=0.01, gate=gate, seed=0)
     assert (outcome.verdict, outcome.gate) == ("inconclusive", "fail")
     assert any("too few" in note for note in outcome.notes)
+
+
+def test_finding_nothing_at_all_is_no_equivalence() -> None:
+    """Judgements of another collection would otherwise call any two models equivalent and pass any gate."""
+    queries = [Query(id=str(i), text="x", relevant={999: 1}) for i in range(50)]
+    run = Run(model="a", found={q.id: [1, 2] for q in queries})
+    gate = Gate(metric="ndcg", margin=0.1)
+    outcome = compared(queries, run, [Run(model="b", found=run.found)], basis="judged", k=10, margin=0.01, gate=gate, seed=0)
+    assert (outcome.verdict, outcome.gate) == ("inconclusive", "fail")
+    assert any("No model finds" in note for note in outcome.notes)
 
 
 @pytest.mark.parametrize(("margin", "expected"), [(0.9, "pass"), (0.01, "fail")])

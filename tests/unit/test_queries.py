@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from qdrant_model_migration.domain.comparison import Query
+from qdrant_model_migration.domain.metrics import Query
 from qdrant_model_migration.domain.points import Point, PointId
 from qdrant_model_migration.domain.queries import (
     MAX_QUERIES,

@@ -7,18 +7,17 @@ chapter 13; for retrieval: Sakai, "Evaluating evaluation metrics based on the bo
 from __future__ import annotations
 
 import math
-import re
 import unicodedata
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from qdrant_model_migration.domain.metrics import MAX_K, Query, Run, gate_metric, measured, metric_names, overlap
 from qdrant_model_migration.domain.migration import Gate
-from qdrant_model_migration.domain.points import PointId, tag
 from qdrant_model_migration.errors import Refused
 from qdrant_model_migration.results import Metric
 
@@ -28,35 +27,10 @@ Basis = Literal["judged", "generated", "unjudged"]
 
 CONFIDENCE = 0.95
 RESAMPLES = 10_000
-MAX_K = 100
 MAX_CHANGED = 5
 MIN_QUERIES = 10
 """Below this a percentile interval is far too narrow to found a verdict on."""
 _CHUNK_CELLS = 1_000_000
-_GATE_METRIC = re.compile(r"^(ndcg|recall|mrr|r|rr)(?:@(\d{1,3}))?$")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Query:
-    """A question and the points that answer it, with grades above 0; without any it is unjudged."""
-
-    id: str
-    text: str
-    relevant: Mapping[PointId, int] = field(default_factory=dict)
-
-    @property
-    def is_judged(self) -> bool:
-        return any(grade > 0 for grade in self.relevant.values())
-
-
-@dataclass(frozen=True, kw_only=True)
-class Run:
-    """What one model found: the points of each query, best first. A query absent here failed and counts as having found nothing."""
-
-    model: str
-    found: Mapping[str, Sequence[PointId]]
-    ties: int = 0
-    """Queries with two hits of equal score, whose order is arbitrary."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,52 +62,6 @@ def check_arguments(k: int, margin: float) -> None:
         raise Refused(f"Nothing was compared: k is {k}; it must be between 1 and {MAX_K}.")
     if not (math.isfinite(margin) and 0 <= margin < 1):
         raise Refused(f"Nothing was compared: margin is {margin}; it must be at least 0 and less than 1, for example 0.01.")
-
-
-def gate_metric(gate: Gate, k: int) -> str:
-    """The gate's metric by its full name; without '@' it is taken at k.
-
-    Raises:
-        Refused: there is no such metric.
-    """
-    match = _GATE_METRIC.match(gate.metric.strip().lower())
-    cutoff = int(match[2]) if match and match[2] else k
-    if match is None or not 1 <= cutoff <= MAX_K:
-        raise Refused(f"Gate metric {gate.metric!r} is not known. There are 'ndcg@{k}', 'recall@{k}' and 'mrr@{k}', each up to @{MAX_K}.")
-    kind = {"r": "recall", "rr": "mrr"}.get(match[1], match[1])
-    return f"{kind}@{cutoff}"
-
-
-def metric_names(k: int, gate: Gate | None) -> list[str]:
-    """The metrics that are measured: three at k, and the gate's when it is another."""
-    names = [f"ndcg@{k}", f"recall@{k}", f"mrr@{k}"]
-    return names if gate is None else list(dict.fromkeys([*names, gate_metric(gate, k)]))
-
-
-def depth(k: int, gate: Gate | None) -> int:
-    """How many hits a search must return."""
-    return max(int(name.partition("@")[2]) for name in metric_names(k, gate))
-
-
-def measured(queries: Sequence[Query], run: Run, names: Sequence[str]) -> NDArray[np.float64]:
-    """Shape (queries, metrics); a query that found nothing has zeros. The order of the hits counts, not their scores."""
-    import ir_measures
-    from ir_measures import RR, Qrel, R, ScoredDoc, nDCG
-
-    makers = {"ndcg": nDCG, "recall": R, "mrr": RR}
-    columns = {str(makers[name.partition("@")[0]] @ int(name.partition("@")[2])): i for i, name in enumerate(names)}
-    wanted = [makers[name.partition("@")[0]] @ int(name.partition("@")[2]) for name in names]
-    rows = {query.id: i for i, query in enumerate(queries)}
-    qrels = [Qrel(query.id, tag(point), grade) for query in queries for point, grade in query.relevant.items()]
-    scored = [
-        ScoredDoc(query.id, tag(point), float(-rank))
-        for query in queries
-        for rank, point in enumerate(dict.fromkeys(run.found.get(query.id, ())))
-    ]
-    values = np.zeros((len(queries), len(names)))
-    for metric in ir_measures.iter_calc(wanted, qrels, scored):
-        values[rows[metric.query_id], columns[str(metric.measure)]] = metric.value
-    return values
 
 
 def intervals(
@@ -174,12 +102,6 @@ def needed_queries(differences: NDArray[np.float64], margin: float, confidence: 
         return None
     z = NormalDist().inv_cdf((1 + confidence) / 2)
     return max(MIN_QUERIES, math.ceil((z * spread / reach) ** 2))
-
-
-def overlap(one: Sequence[PointId], other: Sequence[PointId], k: int) -> float | None:
-    """Share of the top k that two rankings have in common; None when both are empty."""
-    a, b = set(one[:k]), set(other[:k])
-    return len(a & b) / max(len(a), len(b)) if a or b else None
 
 
 def compared(
@@ -233,15 +155,20 @@ def compared(
             )
             for i, name in enumerate(names)
         ]
-        is_enough = len(judged) >= MIN_QUERIES
-        verdicts[run.model] = decide(bounds[column, 0], bounds[column, 1], margin) if is_enough else "inconclusive"
+        can_tell = len(judged) >= MIN_QUERIES and bool(values.any() or base.any())
+        verdicts[run.model] = decide(bounds[column, 0], bounds[column, 1], margin) if can_tell else "inconclusive"
         differences[run.model] = difference[:, column]
         notes += _reading(run.model, verdicts[run.model], difference[:, column], bounds[column], primary, margin, confidence)
         if gate is not None and gate_result != "fail":
             low = float(bounds[names.index(gate_metric(gate, k)), 0])
-            gate_result = "pass" if is_enough and low >= -gate.margin else "fail"
-            if not is_enough:
-                notes.append(f"The gate fails: {len(judged)} judged queries are fewer than the {MIN_QUERIES} that it needs.")
+            gate_result = "pass" if can_tell and low >= -gate.margin else "fail"
+    if not any(metric.value for metric in metrics):
+        notes.append(
+            "No model finds a single relevant document: that says nothing about the models. Are the judgements for this collection?"
+        )
+    if gate is not None:
+        name, how = gate_metric(gate, k), "generated" if basis == "generated" else "judged"
+        notes.append(f"The gate ({name}, at most {gate.margin:g} lost) was decided by {len(judged)} {how} queries: {gate_result}.")
     if len(candidates) > 1:
         notes.append(
             f"The intervals hold together at {CONFIDENCE:.0%}: each of the {len(candidates)} candidates has one at {confidence:.1%}."

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any
 
-from qdrant_model_migration.domain.comparison import Basis, Query
+from qdrant_model_migration.domain.comparison import Basis
+from qdrant_model_migration.domain.metrics import Query
 from qdrant_model_migration.domain.points import Payload, PointId, order_key, untag
 from qdrant_model_migration.domain.texts import read_path
 from qdrant_model_migration.errors import Refused

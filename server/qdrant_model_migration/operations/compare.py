@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 import anyio
 
 from qdrant_model_migration.domain.collection import Collection
-from qdrant_model_migration.domain.comparison import Outcome, Query, Run, check_arguments, compared, depth, fenced
+from qdrant_model_migration.domain.comparison import Outcome, check_arguments, compared, fenced
+from qdrant_model_migration.domain.metrics import Query, Run, depth
 from qdrant_model_migration.domain.migration import Gate, Migration
 from qdrant_model_migration.domain.points import PointId, tag
 from qdrant_model_migration.domain.queries import GENERATED, QuerySet, known_items

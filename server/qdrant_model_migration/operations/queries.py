@@ -9,7 +9,7 @@ from pathlib import Path
 import anyio
 
 from qdrant_model_migration.domain.collection import Collection
-from qdrant_model_migration.domain.comparison import Query
+from qdrant_model_migration.domain.metrics import Query
 from qdrant_model_migration.domain.points import Point, PointId, tag
 from qdrant_model_migration.domain.queries import (
     GENERATED,

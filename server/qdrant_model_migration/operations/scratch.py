@@ -10,7 +10,7 @@ import anyio
 import numpy as np
 from numpy.typing import NDArray
 
-from qdrant_model_migration.domain.comparison import Query, Run
+from qdrant_model_migration.domain.metrics import Query, Run
 from qdrant_model_migration.domain.model import Side
 from qdrant_model_migration.domain.queries import Document
 from qdrant_model_migration.embedders.base import Dense, Embedder

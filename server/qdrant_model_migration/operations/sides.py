@@ -11,7 +11,7 @@ import anyio
 import numpy as np
 
 from qdrant_model_migration.domain.collection import Collection
-from qdrant_model_migration.domain.comparison import Run, overlap
+from qdrant_model_migration.domain.metrics import Run, overlap
 from qdrant_model_migration.domain.points import PointId
 from qdrant_model_migration.domain.texts import TextSource
 from qdrant_model_migration.embedders.base import Embedder
