@@ -90,12 +90,18 @@ class Collection(BaseModel):
         if name is not None:
             found = self.field(name)
             if found is None or found.kind is not FieldKind.DENSE:
-                raise Refused(f"Nothing was changed: {self.name!r} has no dense vector {name!r}. Its dense vectors: {', '.join(names) or 'none'}.")
+                raise Refused(
+                    f"Nothing was changed: {self.name!r} has no dense vector {name!r}. Its dense vectors: {', '.join(names) or 'none'}."
+                )
             return found
         if len(self.dense) != 1:
             if not self.dense:
-                raise Refused(f"Nothing was changed: {self.name!r} has no dense vector that could be embedded anew (points hold payload only, or sparse vectors).")
-            raise Refused(f"Nothing was changed: {self.name!r} has {len(self.dense)} dense vectors ({', '.join(names)}). Name the one to replace with 'vector'.")
+                raise Refused(
+                    f"Nothing was changed: {self.name!r} has no dense vector that could be embedded anew (points hold payload only, or sparse vectors)."
+                )
+            raise Refused(
+                f"Nothing was changed: {self.name!r} has {len(self.dense)} dense vectors ({', '.join(names)}). Name the one to replace with 'vector'."
+            )
         return self.dense[0]
 
     @property
@@ -106,7 +112,10 @@ class Collection(BaseModel):
 
     def flat_config(self) -> Json:
         """Every setting by its dotted path: vectors, indexes and all; what holds nothing is left out."""
-        indexes = {field: {"data_type": i.get("data_type"), **({"params": i["params"]} if i.get("params") else {})} for field, i in self.payload_indexes.items()}
+        indexes = {
+            field: {"data_type": i.get("data_type"), **({"params": i["params"]} if i.get("params") else {})}
+            for field, i in self.payload_indexes.items()
+        }
         return dict(_flattened({**self.config, "payload_indexes": indexes}, ()))
 
 

@@ -177,6 +177,11 @@ class Migration(BaseModel):
         return self.phase not in CLOSED
 
     @property
+    def is_serving_source(self) -> bool:
+        """Whether readers and writers are still with the source; afterwards nothing copies over what the app writes to the target."""
+        return self.cutover is None or self.phase is Phase.ROLLED_BACK or self.phase in (Phase.BACKFILLING, Phase.BACKFILLED, Phase.VERIFIED)
+
+    @property
     def embed(self) -> Recipe:
         """The recipe that embeds."""
         return next(r for r in self.recipes if r.kind == "embed")
@@ -237,7 +242,8 @@ class Operation(BaseModel):
     result: dict[str, Any] | None = None
     error: str | None = None
     is_refusal: bool = False
-    lease_epoch: int = 0
+    is_delivered: bool = False
+    """Whether a caller was given the outcome; the next call then starts anew."""
 
 
 class Lease(BaseModel):

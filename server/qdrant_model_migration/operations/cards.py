@@ -31,9 +31,9 @@ class Measured:
 
 
 def card(advice: Advice, seen: Observations, measured: Measured) -> Card:
-    """The decision card; of a strategy that does not reach the goal only the points."""
+    """The decision card; of a refused strategy only the points."""
     points = seen.collection.points
-    if not advice.serves_goal:
+    if not advice.is_feasible:
         return Card(points=points)
     room = estimates.room_for(
         advice.strategy,
@@ -88,11 +88,11 @@ def _seconds(advice: Advice, seen: Observations, measured: Measured, texts: floa
 def _measured_from(timing: Timing | None, measured: Measured, room: estimates.Room) -> str:
     parts = []
     if timing is not None and timing.texts_per_second is not None:
-        parts.append(f"time: {timing.texts} texts embedded on this machine at {timing.texts_per_second:,.0f}/s")
+        parts.append(f"{timing.texts} texts embedded on this machine at {timing.texts_per_second:,.0f}/s")
     if timing is not None and timing.tokens:
-        parts.append(f"tokens: {len(timing.tokens)} sampled texts")
+        parts.append(f"tokens of {len(timing.tokens)} sampled texts")
     after = f"{'+' if room.disk_after_bytes >= 0 else '-'}{estimates.human_bytes(abs(room.disk_after_bytes))}"
     parts.append(
-        f"disk and RAM: configuration and {measured.payloads} sampled payloads; additional while both exist, disk with a fifth for the optimizer, {after} afterwards"
+        f"disk (with a fifth for the optimizer; {after} in the end) and RAM from the configuration and {measured.payloads} payloads"
     )
     return "; ".join(parts) + "."

@@ -49,18 +49,18 @@ async def settle(work: Work, expected: Expectation, found: Sequence[Difference],
     sure = await confirmed(work, expected, found, 0.0 if is_quiet else SETTLE_S)
     repaired.left += len(found) - len(sure)
     missing = [d for d in sure if d.kind is Kind.MISSING]
-    await _insert_missing(work, missing)
+    await insert_missing(work, missing)
     rewritten = [d for d in sure if d.kind in (Kind.CHANGED, Kind.BAD_VECTOR)]
     await rewrite(work, rewritten)
     extra = [d for d in sure if d.kind is Kind.EXTRA]
-    await _delete_extra(work, extra)
+    await delete_extra(work, extra)
     repaired.missing += len(missing)
     repaired.changed += sum(d.kind is Kind.CHANGED for d in sure)
     repaired.bad_vectors += sum(d.kind is Kind.BAD_VECTOR for d in sure)
     repaired.extra += len(extra)
 
 
-async def _insert_missing(work: Work, found: Sequence[Difference]) -> None:
+async def insert_missing(work: Work, found: Sequence[Difference]) -> None:
     sources = [d.source for d in found if d.source is not None]
     if not sources:
         return
@@ -122,7 +122,7 @@ async def rewrite(work: Work, found: Sequence[Difference]) -> None:
     await _remove_if_deleted(work, list(ready.values()))
 
 
-async def _delete_extra(work: Work, found: Sequence[Difference]) -> None:
+async def delete_extra(work: Work, found: Sequence[Difference]) -> None:
     """Delete what the source no longer holds; a point that came back meanwhile is found as missing by the next pass."""
     back = await work.source.points.existing(work.migration.source.collection, [d.id for d in found])
     for difference in found:

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from types import TracebackType
 
 import anyio
+from anyio.abc import TaskGroup
 
 from qdrant_model_migration.domain.migration import Migration
 from qdrant_model_migration.embedders.catalogue import Catalogue
@@ -34,11 +35,21 @@ class OperationContext:
         self._gateways: dict[str, Gateway] = {}
         self._opening = anyio.Lock()
         self._exit = AsyncExitStack()
+        self._background: TaskGroup | None = None
 
     async def __aenter__(self) -> OperationContext:
+        self._background = await self._exit.enter_async_context(anyio.create_task_group())
         return self
 
+    @property
+    def background(self) -> TaskGroup:
+        """Tasks that outlive a call, in this process. A task must not raise: it would end the whole server."""
+        assert self._background is not None
+        return self._background
+
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.background.cancel_scope.cancel()
+        await self._exit.aclose()
         with anyio.CancelScope(shield=True):
             for gateway in self._gateways.values():
                 await gateway.close()

@@ -127,7 +127,7 @@ def _check_source(source: Collection, migrations: list[Migration], ledger: Ledge
 
 async def _text_source(gateway: Gateway, source: Collection, wanted: str | None) -> TextSource:
     """The text to embed: as asked for, or the best field; some sampled point must hold text there."""
-    payloads = [p.payload for p in await sample_points(gateway, source.name, 200)]
+    payloads = [p.payload for p in await sample_points(gateway, source, 200)]
     statistics = text_statistics(payloads)
     listed = ", ".join(f"'{s.field}' ({s.coverage:.0%})" for s in statistics[:5]) or "none"
     if wanted is None:

@@ -102,7 +102,8 @@ async def recommend(
     arguments = {"collection": alias or name, **connection_argument(gateway.connection.name)}
     if vector is not None:
         arguments["vector"] = vector
-    ranked = [_recommendation(a, seen, measured, arguments) for a in advise(seen)]
+    # One that is only said not to reach the goal would be noise; one that explains why it is no substitute is not.
+    ranked = [_recommendation(a, seen, measured, arguments) for a in advise(seen) if a.is_told]
     best = ranked[0]
     warnings += _warnings(seen, ranked, current_model, payloads)
     is_doubtful = match is not None and not match.is_match
@@ -225,8 +226,8 @@ def _recommendation(advice: Advice, seen: Observations, measured: Measured, argu
         is_implemented=advice.is_implemented,
         reasons=advice.reasons,
         refusals=advice.refusals,
-        prerequisites=advice.prerequisites,
-        risks=advice.risks,
+        prerequisites=advice.prerequisites if advice.is_feasible else [],
+        risks=advice.risks if advice.is_feasible else [],
         card=card(advice, seen, measured),
         guidance=advice.guidance,
         next_step=step,

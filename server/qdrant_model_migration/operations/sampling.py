@@ -16,7 +16,8 @@ from qdrant_model_migration.embedders.base import Embedder
 from qdrant_model_migration.errors import BadText, BatchTooLarge, NotFound, Refused, RequestRejected, Unsupported
 from qdrant_model_migration.qdrant.gateway import Gateway
 
-FIRST_TEXTS = 8
+FIRST_TEXTS = 2
+"""A very slow model must not keep the caller waiting before its speed is known."""
 
 
 async def sample_points(gateway: Gateway, collection: Collection, size: int, *, vectors: Sequence[str] = ()) -> list[Point]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from qdrant_model_migration.domain.collection import Collection, VectorField
+from qdrant_model_migration.domain.findings import field_name_is_usable
 from qdrant_model_migration.domain.model import Side
 from qdrant_model_migration.domain.points import Payload, vector_problem
 from qdrant_model_migration.domain.texts import TextSource, text_statistics
@@ -28,6 +29,8 @@ OUTLIERS = 0.07
 """Share of sampled points that may differ in a match: texts edited without embedding them anew (2 of 32)."""
 BUDGET_S = 10.0
 PROBED = 8
+MIXED_GAP = 0.1
+"""Vectors of another model lie further below the threshold than those of a variant of this one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +96,9 @@ async def source_match(
     is_match = bool(below.sum() <= len(kept) * OUTLIERS)
     causes: list[str] = []
     if below.any():
-        causes = await _causes(embedder, kept, cosines, below, text, field, threshold, is_match=is_match, has_time=clock() < deadline)
+        causes = await _causes(
+            embedder, kept, cosines, below, text, field, threshold, is_match=is_match, has_time=lambda: clock() < deadline
+        )
     causes += _norm_remark(field, single, stored)
     return answer(len(kept), threshold, cosines, causes, is_match=is_match)
 
@@ -148,55 +153,64 @@ async def _causes(
     threshold: float,
     *,
     is_match: bool,
-    has_time: bool,
+    has_time: Callable[[], bool],
 ) -> list[str]:
     """What the figures point to, the likeliest first; other fields and the query side are tried on a few texts."""
     if is_match:
         return [f"{int(below.sum())} of {len(pairs)} sampled points differ: their texts were probably edited without embedding them anew"]
-    causes: list[str] = []
-    if has_time:
-        causes += await _probed_causes(embedder, pairs[:PROBED], text, threshold)
+    if found := await _probed_cause(embedder, pairs[:PROBED], text, threshold, has_time):
+        return [found]
     lengths = np.array([len(p.text) for p in pairs])
+    mean, gap = float(cosines.mean()), threshold - float(cosines[below].mean())
     if not below.all() and lengths[below].min() >= lengths[~below].max():
-        causes.append(f"truncation: only texts of {int(lengths[below].min())} characters and more differ, so another token limit was used")
-    elif 0 < below.sum() < len(pairs):
-        causes.append(f"a mixed collection: {int(below.sum())} of {len(pairs)} sampled vectors differ, the others are this model's")
-    if causes:
-        return causes
+        return [f"truncation: only texts of {int(lengths[below].min())} characters and more differ, so another token limit was used"]
+    if not below.all() and gap > MIXED_GAP:
+        return [f"a mixed collection: {int(below.sum())} of {len(pairs)} sampled vectors are far off, the others are this model's"]
+    causes: list[str] = []
     if field.datatype == "uint8":
         causes.append("datatype uint8: the application scaled the vectors before it stored them")
-    mean = float(cosines.mean())
+    other_text = f"another text: a template, or a field that resembles '{text.expression}'"
     if mean < 0.3:
         causes.append(f"another model: the vectors are unrelated (mean cosine {mean:.2f})")
         causes.append("another text: a different field, or a template that joins several")
+    elif mean > 0.98:
+        causes.append(f"a variant of the model: quantization, precision or version differ (mean cosine {mean:.3f})")
+        causes += ["prefix: documents were embedded with another one", other_text]
     else:
-        prefix = (
-            f" (here documents begin with {embedder.spec.document_prefix!r})"
-            if embedder.spec.document_prefix
-            else " (here documents have none)"
-        )
-        causes.append(f"prefix: documents were embedded with another one{prefix}")
-        causes.append(f"another text: a template, or a field that resembles '{text.expression}'")
-        causes.append("truncation, pooling, quantization or version of the model differ")
+        prefix = repr(embedder.spec.document_prefix) if embedder.spec.document_prefix else "none"
+        causes += [
+            other_text,
+            f"prefix: documents were embedded with another one (here: {prefix})",
+            "truncation, pooling or version of the model differ",
+        ]
     return causes
 
 
-async def _probed_causes(embedder: Embedder, pairs: Sequence[_Pair], text: TextSource, threshold: float) -> list[str]:
-    """Tries what can be tried cheaply: the query side, and every other field that holds text."""
+async def _probed_cause(
+    embedder: Embedder, pairs: Sequence[_Pair], text: TextSource, threshold: float, has_time: Callable[[], bool]
+) -> str | None:
+    """Tries what can be tried on a few texts: other fields that hold text, templates that join two, and the query side."""
     stored = np.array([p.vector for p in pairs], dtype=np.float32)
+    names = [f.field for f in text_statistics(p.payload for p in pairs) if field_name_is_usable(f.field)][:4]
+    others = [name for name in names if name != text.expression]
+    joined = [] if text.is_template else [f"{{{name}}}{gap}{{{text.expression}}}" for name in others[:2] for gap in ("\n", " ")]
+    for expression in [*others, *joined]:
+        source = TextSource.parse(expression)
+        texts = [t for p in pairs if (t := source.extract(p.payload)) is not None]
+        if not has_time():
+            return None
+        if len(texts) == len(pairs) and await _is_like(embedder, texts, Side.DOCUMENT, stored, threshold):
+            return f"another text: the stored vectors are those of text_field={expression!r}"
+    if has_time() and await _is_like(embedder, [p.text for p in pairs], Side.QUERY, stored, threshold):
+        return "prefix: the stored vectors were made with the model's query side, not its document side"
+    return None
+
+
+async def _is_like(embedder: Embedder, texts: list[str], side: Side, stored: Dense, threshold: float) -> bool:
     try:
-        if (_cosines(await embedder.embed([p.text for p in pairs], Side.QUERY), stored) >= threshold).all():
-            return ["prefix: the stored vectors were made with the model's query side, not its document side"]
-        for candidate in text_statistics(p.payload for p in pairs)[:3]:
-            other = TextSource.parse(candidate.field)
-            texts = [other.extract(p.payload) for p in pairs]
-            if candidate.field == text.expression or other.is_template or None in texts:
-                continue
-            if (_cosines(await embedder.embed([t for t in texts if t], Side.DOCUMENT), stored) >= threshold).all():
-                return [f"another text: the stored vectors are those of the field '{candidate.field}'"]
+        return bool((_cosines(await embedder.embed(texts, side), stored) >= threshold).mean() >= 1 - OUTLIERS - 1 / len(texts))
     except BadText:
-        return []
-    return []
+        return False
 
 
 def _norm_remark(field: VectorField, embedded: Dense, stored: Dense) -> list[str]:

@@ -36,7 +36,7 @@ async def verify(work: Work, *, provenance_sample: int) -> Verification:
             found[difference.id] = difference
         work.progress.read = tally.source_points
     beyond = sum(tally.differences.values()) - len(found)
-    if found and work.migration.writes != "frozen":
+    if found and work.migration.writes != "frozen" and work.migration.is_serving_source:
         late = [d for d in found.values() if d.kind is not Kind.BAD_VECTOR]
         await settle(work, expected, late, Repaired())
         remaining = await look_again(work, expected, found)

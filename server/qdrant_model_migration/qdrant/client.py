@@ -38,7 +38,9 @@ class Caller:
     Every call made through it is safe to repeat: reads, guarded writes, and writes whose repetition changes nothing.
     """
 
-    def __init__(self, connection: Connection, rest: AsyncQdrantClient, fast: AsyncQdrantClient, *, patience_s: float, timeout_s: float) -> None:
+    def __init__(
+        self, connection: Connection, rest: AsyncQdrantClient, fast: AsyncQdrantClient, *, patience_s: float, timeout_s: float
+    ) -> None:
         self.connection = connection
         self.rest = rest
         self.fast = fast
@@ -122,7 +124,11 @@ def from_status(error: UnexpectedResponse) -> MigrationError:
     text = _reason(error)
     match error.status_code:
         case 400:
-            return BatchTooLarge(f"Qdrant refused the request as too large: {text}") if "larger than allowed" in text or "upsert limit" in text else RequestRejected(text)
+            return (
+                BatchTooLarge(f"Qdrant refused the request as too large: {text}")
+                if "larger than allowed" in text or "upsert limit" in text
+                else RequestRejected(text)
+            )
         case 401:
             return no_key()
         case 403:
@@ -201,7 +207,9 @@ def open_caller(connection: Connection, *, patience_s: float, timeout_s: float) 
             )
 
     rest = client(prefer_grpc=False)
-    return Caller(connection, rest, client(prefer_grpc=True) if connection.prefer_grpc else rest, patience_s=patience_s, timeout_s=timeout_s)
+    return Caller(
+        connection, rest, client(prefer_grpc=True) if connection.prefer_grpc else rest, patience_s=patience_s, timeout_s=timeout_s
+    )
 
 
 def _open_embedded(connection: Connection) -> AsyncQdrantClient:
@@ -217,7 +225,9 @@ def _open_embedded(connection: Connection) -> AsyncQdrantClient:
             "Close the other host or command, or run a Qdrant server and set QDRANT_URL."
         ) from None
     except OSError as error:
-        raise ConnectionFailed(f"The embedded database at {connection.path} cannot be opened: {error.strerror}. Set QDRANT_PATH to a folder that can be written.") from None
+        raise ConnectionFailed(
+            f"The embedded database at {connection.path} cannot be opened: {error.strerror}. Set QDRANT_PATH to a folder that can be written."
+        ) from None
 
 
 async def close_caller(caller: Caller) -> None:

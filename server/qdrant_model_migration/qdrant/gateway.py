@@ -141,7 +141,11 @@ class Gateway:
             aliases = []
         keys: list[str | int] = []
         if info.config.params.sharding_method == models.ShardingMethod.CUSTOM:
-            keys = [k.key for k in (await self.call(lambda: self.call.rest.list_shard_keys(name))).shard_keys or [] if isinstance(k.key, str | int)]
+            keys = [
+                k.key
+                for k in (await self.call(lambda: self.call.rest.list_shard_keys(name))).shard_keys or []
+                if isinstance(k.key, str | int)
+            ]
         return translate.collection(name, info, aliases, keys)
 
     async def queue_length(self, name: str) -> int | None:

@@ -149,21 +149,27 @@ class Ledger:
     # --- operations
 
     async def request(self, migration_id: str, operation: Operation) -> Operation:
-        """Record an operation, or give back the one already recorded under the key when it is not over."""
+        """Record an operation, or give back the one recorded under the key whose outcome nobody was given yet."""
 
         def renew(found: Operation) -> Operation:
-            return found if found.state in ("requested", "running") else operation
+            return operation if found.state in ("done", "failed") and found.is_delivered else found
 
         if await self._insert("operation", migration_id, operation.key, operation):
             return operation
         return await self._change("operation", migration_id, operation.key, Operation, renew)
+
+    async def deliver(self, migration_id: str, key: str) -> None:
+        """Note that a caller was given the outcome."""
+        await self._change("operation", migration_id, key, Operation, lambda o: o.model_copy(update={"is_delivered": True}))
 
     async def operation(self, migration_id: str, key: str) -> Operation | None:
         body = (await self._read("operation", migration_id, key)).body
         return None if body is None else Operation.model_validate(body)
 
     async def operations(self, migration_id: str) -> list[Operation]:
-        return sorted((Operation.model_validate(b) for b in await self._scan("operation", migration_id)), key=lambda o: (o.requested_at, o.key))
+        return sorted(
+            (Operation.model_validate(b) for b in await self._scan("operation", migration_id)), key=lambda o: (o.requested_at, o.key)
+        )
 
     async def save_operation(self, migration_id: str, operation: Operation) -> None:
         await self._write("operation", migration_id, operation.key, operation)
@@ -206,7 +212,9 @@ class Ledger:
         """Points that are in order now are no longer accounted for."""
         ids: list[PointId] = [self._id("failed", migration_id, p) for p in point_ids]
         if ids:
-            await self._call(lambda: self._call.rest.delete(self.collection, points_selector=models.PointIdsList(points=list(ids)), wait=True))
+            await self._call(
+                lambda: self._call.rest.delete(self.collection, points_selector=models.PointIdsList(points=list(ids)), wait=True)
+            )
 
     # --- records
 
@@ -254,7 +262,9 @@ class Ledger:
 
     async def _put(self, point: Point, nonce: str, guard: models.Filter) -> bool:
         await self._call(
-            lambda: self._call.rest.upsert(self.collection, [struct(point)], wait=True, update_filter=guard, ordering=models.WriteOrdering.STRONG)
+            lambda: self._call.rest.upsert(
+                self.collection, [struct(point)], wait=True, update_filter=guard, ordering=models.WriteOrdering.STRONG
+            )
         )
         found = (await self.gateway.points.retrieve(self.collection, [point.id])).get(point.id)
         return found is not None and nonce in found.payload["nonces"]
@@ -281,4 +291,3 @@ class Ledger:
                 return after
             await anyio.sleep(0.02 * (attempt + 1))
         raise Contended(f"The ledger's {kind} of {migration_id} is being written by others; try again.")
-

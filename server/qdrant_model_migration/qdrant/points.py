@@ -41,7 +41,9 @@ class Points:
 
         async def read(client: AsyncQdrantClient) -> tuple[list[models.Record], Any]:
             wanted: Any = False if not vectors else (True if "" in vectors else list(vectors))
-            return await self._call(lambda: client.scroll(collection, offset=offset, limit=limit, with_payload=payload, with_vectors=wanted))
+            return await self._call(
+                lambda: client.scroll(collection, offset=offset, limit=limit, with_payload=payload, with_vectors=wanted)
+            )
 
         records, after = await read(self._call.fast)
         if self._call.fast is not self._call.rest and any(translate.has_wide_number(r.payload) for r in records):
@@ -54,7 +56,9 @@ class Points:
         points, after = await self.scroll(collection, offset=offset, limit=limit, payload=False)
         return [p.id for p in points], after
 
-    async def retrieve(self, collection: str, ids: Sequence[PointId], *, payload: bool = True, vectors: Sequence[str] = ()) -> dict[PointId, Point]:
+    async def retrieve(
+        self, collection: str, ids: Sequence[PointId], *, payload: bool = True, vectors: Sequence[str] = ()
+    ) -> dict[PointId, Point]:
         """The points among `ids` that exist, by id."""
         if not ids:
             return {}
@@ -89,7 +93,7 @@ class Points:
                 query=list(vector),
                 using=using or None,
                 limit=limit,
-                search_params=models.SearchParams(exact=exact),
+                search_params=self._params(exact=exact),
                 with_payload=payload,
             )
         )
@@ -108,7 +112,7 @@ class Points:
                     using=using or None,
                     limit=len(page),
                     query_filter=models.Filter(must=[models.HasIdCondition(has_id=page)]),
-                    search_params=models.SearchParams(exact=True),
+                    search_params=self._params(exact=True),
                     with_payload=False,
                 )
             )
@@ -156,6 +160,10 @@ class Points:
         nobody = models.PointIdsList(points=[str(uuid.uuid4())])
         answer = await self._call(lambda: self._call.rest.delete(collection, points_selector=nobody, wait=True))
         return answer.operation_id
+
+    def _params(self, *, exact: bool) -> models.SearchParams | None:
+        """The embedded database always searches exactly, and warns when it is told how to."""
+        return None if self._call.connection.is_embedded else models.SearchParams(exact=exact)
 
     def _client_for(self, points: Sequence[Point]) -> AsyncQdrantClient:
         if self._call.fast is self._call.rest:

@@ -46,7 +46,9 @@ async def prove_guard(gateway: Gateway) -> bool:
             found = await gateway.points.retrieve(name, [old, new])
             if {i: p.payload["written_by"] for i, p in found.items()} == {old: "app", new: "backfill"}:
                 return by_mode
-    raise Unsupported(f"Nothing was written: this server ({facts.version}) overwrote an existing point although it was told to insert only.")
+    raise Unsupported(
+        f"Nothing was written: this server ({facts.version}) overwrote an existing point although it was told to insert only."
+    )
 
 
 async def prove_rights(gateway: Gateway, ledger: str) -> None:

@@ -17,7 +17,10 @@ def collection(name: str, info: models.CollectionInfo, aliases: Iterable[str], s
     """A collection from the server's description."""
     config: Json = info.config.model_dump(mode="json", exclude_none=True)
     indexes = {
-        field: {"data_type": schema.data_type.value, **({"params": schema.params.model_dump(mode="json", exclude_none=True)} if schema.params else {})}
+        field: {
+            "data_type": schema.data_type.value,
+            **({"params": schema.params.model_dump(mode="json", exclude_none=True)} if schema.params else {}),
+        }
         for field, schema in (info.payload_schema or {}).items()
     }
     is_ok = info.optimizer_status == models.OptimizersStatusOneOf.OK

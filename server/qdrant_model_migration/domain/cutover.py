@@ -1,0 +1,167 @@
+"""May the readers be moved, and what happens to whom? Facts in; a refusal, or a plan with its code, out."""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import datetime
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from qdrant_model_migration.domain.migration import Migration, Moved
+from qdrant_model_migration.errors import Refused
+from qdrant_model_migration.results import Comparison, Move, SwapPlan
+
+FRESH_S = 15 * 60
+"""A verification older than this is repeated before a swap."""
+PLAN_LIFE_S = 30 * 60
+
+
+class SwapFacts(BaseModel):
+    """Everything a plan rests on. The code is void when any of it changed; while an app writes, counts are shown but not part of it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    migration_id: str
+    direction: Literal["forward", "back"]
+    phase: str
+    moves: tuple[Moved, ...]
+    left: tuple[str, ...]
+    verified_at: str | None
+    comparison: str
+    overrides: tuple[str, ...]
+    breaks: tuple[str, ...]
+    undo: str
+    source_points: int | None
+    target_points: int | None
+
+    def digest(self, *, with_counts: bool) -> str:
+        facts = self if with_counts else self.model_copy(update={"source_points": None, "target_points": None})
+        return hashlib.sha256(facts.model_dump_json().encode()).hexdigest()
+
+
+def plan_code(name: str, digest: str) -> str:
+    """`docs-3f9a`: short enough to be said, tied to the facts and the moment it was issued."""
+    slug = "".join(c if c.isalnum() or c in "_-" else "_" for c in name)[:24]
+    return f"{slug}-{digest[:6]}"
+
+
+def moves_forward(migration: Migration, aliases: dict[str, str], wanted: str | None) -> tuple[tuple[Moved, ...], tuple[str, ...]]:
+    """(moves, aliases that stay). All aliases of the source move, or only the one that is named; a new one is created.
+
+    Raises:
+        Refused: the alias points elsewhere, or none points to the source and none was named.
+    """
+    source, target = migration.source.collection, migration.target.collection
+    pointing = sorted(alias for alias, collection in aliases.items() if collection == source)
+    wanted = wanted or migration.alias
+    if wanted is None:
+        if not pointing:
+            raise Refused(
+                f"Nothing was changed: no alias points to {source!r}, so there is none to move. Give 'alias' a new name (not the collection's own): it is created "
+                f"pointing to {target!r}, and the app's next release uses it."
+            )
+        return tuple(Moved(alias=alias, previous=source, current=target) for alias in pointing), ()
+    where = aliases.get(wanted)
+    if where not in (None, source):
+        raise Refused(f"Nothing was changed: alias {wanted!r} points to {where!r}, not to the source {source!r}. Aliases of the source: {', '.join(pointing) or 'none'}.")
+    return (Moved(alias=wanted, previous=where, current=target),), tuple(alias for alias in pointing if alias != wanted)
+
+
+def moves_back(migration: Migration, aliases: dict[str, str]) -> tuple[Moved, ...]:
+    """The cutover's moves reversed; an alias that the cutover created points to the source then.
+
+    Raises:
+        Refused: an alias was moved by somebody else since.
+    """
+    assert migration.cutover is not None
+    found = []
+    for moved in migration.cutover.moves:
+        where = aliases.get(moved.alias)
+        if where != moved.current:
+            raise Refused(f"Nothing was changed: alias {moved.alias!r} points to {where!r}, not to {moved.current!r} where the swap put it. Somebody moved it since; decide by hand.")
+        found.append(Moved(alias=moved.alias, previous=moved.current, current=moved.previous or migration.source.collection))
+    return tuple(found)
+
+
+def check_gates(migration: Migration, now: datetime) -> None:
+    """Refuse a forward swap that nothing proves.
+
+    Raises:
+        Refused: not verified, not complete, or verified too long ago.
+    """
+    migration.check_allows("swap_alias:forward")
+    verification = migration.verification
+    call = f"Call verify_target(migration_id={migration.id!r})."
+    if verification is None:
+        raise Refused(f"Cannot swap: the target {migration.target.collection!r} was never verified. {call}")
+    if not verification.is_complete:
+        raise Refused(
+            f"Cannot swap: the last verification found {'; '.join(verification.problems)} in {migration.target.collection!r}. "
+            f"Call repair_target(migration_id={migration.id!r}), then verify_target."
+        )
+    age_s = (now - datetime.fromisoformat(verification.at)).total_seconds()
+    if age_s > FRESH_S:
+        raise Refused(f"Cannot swap: the last verification is {age_s / 60:.0f} minutes old; at most {FRESH_S // 60} are allowed. {call}")
+
+
+def comparison_line(comparison: Comparison | None) -> str:
+    """The comparison in one line."""
+    if comparison is None:
+        return "No comparison was made: nothing shows how well the new model finds."
+    metrics = [m for m in comparison.metrics if m.metric == comparison.primary_metric]
+    values = "; ".join(
+        f"{m.model} {m.metric} {m.value:.3f}" + (f" ({m.difference:+.3f}, 95 % interval {m.ci_low:+.3f} to {m.ci_high:+.3f})" if m.difference is not None else "")
+        for m in metrics
+    )
+    kind = "judged" if comparison.is_judged else "not judged (difference, not quality)"
+    return f"{comparison.verdict or 'no verdict'} on {comparison.queries} {kind} queries: {values}"
+
+
+def overrides_of(migration: Migration) -> tuple[str, ...]:
+    """What somebody who agrees accepts although a gate objects."""
+    found = []
+    comparison = migration.comparison
+    if migration.gate is not None and comparison is None:
+        found.append(f"the comparison that create_target was given as a gate ({migration.gate.metric}, margin {migration.gate.margin}) was not made")
+    elif migration.gate is not None and comparison is not None and comparison.gate != "pass":
+        found.append(f"the gate ({migration.gate.metric}, margin {migration.gate.margin}) failed: {comparison_line(comparison)}")
+    elif comparison is not None and comparison.verdict == "worse":
+        found.append(f"the comparison found the new model worse: {comparison_line(comparison)}")
+    accounted = migration.verification.accounted if migration.verification else 0
+    if accounted:
+        found.append(f"{accounted} points have no vector of the new model (no text, or not embeddable): searches will not find them")
+    return tuple(found)
+
+
+def breaks_of(migration: Migration, moves: tuple[Moved, ...], old_dimensions: int | None) -> tuple[str, ...]:
+    """Whose queries and writes change when the aliases move forward."""
+    names = ", ".join(repr(m.alias) for m in moves)
+    model = migration.model
+    found = [f"From that moment every query through {names} must be embedded with {model.name} ({model.dimensions} dimensions)."]
+    if old_dimensions != model.dimensions:
+        found.append(f"Readers that still use the old model ({old_dimensions} dimensions) through {names} fail with a dimension error.")
+    else:
+        found.append(f"Readers that still use the old model through {names} get nonsense without an error.")
+    found.append(f"Readers and writers that name {migration.source.collection!r} itself are not moved.")
+    if migration.writes == "live":
+        found.append("Writes that reach the source during the swap are carried over afterwards; where both sides changed, the target wins and it is listed.")
+    if migration.writes != "frozen":
+        found.append(f"Writers through {names} must embed documents with {model.name} from that moment.")
+    return tuple(found)
+
+
+def shown(facts: SwapFacts, code: str, expires_at: str) -> SwapPlan:
+    """The plan as a person sees it."""
+    counts = {"source_points": facts.source_points, "target_points": facts.target_points}
+    return SwapPlan(
+        code=code,
+        moves=[Move(alias=m.alias, from_collection=m.previous, to_collection=m.current) for m in facts.moves],
+        left=list(facts.left),
+        counts={key: value for key, value in counts.items() if value is not None},
+        comparison=facts.comparison,
+        breaks=list(facts.breaks),
+        overrides=list(facts.overrides),
+        undo=facts.undo,
+        expires_at=expires_at,
+    )

@@ -1,0 +1,133 @@
+"""How is a backfill started, paused and paced? By what is recorded: the driver, wherever it runs, does as the ledger says."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from qdrant_model_migration.domain.migration import EventRecord, Migration, Pace, Phase
+from qdrant_model_migration.errors import Refused, Unsupported
+from qdrant_model_migration.operations.context import OperationContext, now
+from qdrant_model_migration.operations.status import find_migration, read_status
+from qdrant_model_migration.results import NextStep, StatusResult
+
+
+async def start_backfill(
+    context: OperationContext,
+    *,
+    migration_id: str,
+    points_per_second: float | None = None,
+    concurrency: int | None = None,
+    max_source_latency_ms: float | None = None,
+    max_failed_points: int = 100,
+    max_cost_usd: float | None = None,
+    executor: Literal["local", "ray"] = "local",
+    connection: str | None = None,
+) -> StatusResult:
+    """Start the driver, or take up the work of one that died; answers at once.
+
+    Raises:
+        Refused: the phase does not allow it, or a limit makes no sense.
+        Unsupported: an executor or limit that this version does not have.
+    """
+    if executor != "local":
+        raise Unsupported("Nothing was started: executor='ray' is not in this version. executor='local' works the ranges in threads of one machine.")
+    ledger, migration = await find_migration(context, migration_id, connection)
+    migration.check_allows("start_backfill")
+    before = await ledger.pace(migration.id)
+    pace = _paced(
+        before.model_copy(update={"is_paused": False, "max_failed_points": max_failed_points}),
+        points_per_second=points_per_second,
+        concurrency=concurrency,
+        max_source_latency_ms=max_source_latency_ms,
+        max_cost_usd=max_cost_usd,
+    )
+    # The model is loaded here too, so that one that cannot be loaded is told in the conversation and not in a log.
+    await context.catalogue.load(migration.model.name)
+    await ledger.save_pace(migration.id, pace)
+    had_error = migration.error
+    migration = await ledger.change(migration.id, _started)
+    text = "taken up again after: " + had_error if had_error else f"started (on_missing_text={migration.on_missing_text})"
+    await ledger.add_event(migration.id, EventRecord(at=now(), event="backfill_started", text=text))
+    await context.ensure_driver(migration)
+    answer = await read_status(context, ledger, migration)
+    if answer.next_step is None or answer.next_step.tool == "start_backfill":
+        # The driver needs a moment to take the lease.
+        step = NextStep(tool="migration_status", arguments={"migration_id": migration.id, "wait_seconds": 30}, why="follow the backfill")
+        answer = answer.model_copy(update={"next_step": step})
+    return answer.model_copy(update={"watch_command": f"qdrant-model-migration status {migration.id} --watch"})
+
+
+def _started(migration: Migration) -> Migration:
+    return migration.model_copy(update={"phase": migration.after("started"), "error": None})
+
+
+async def control_backfill(
+    context: OperationContext,
+    *,
+    migration_id: str,
+    action: Literal["pause", "resume", "set_pace"],
+    points_per_second: float | None = None,
+    concurrency: int | None = None,
+    max_source_latency_ms: float | None = None,
+    max_cost_usd: float | None = None,
+    connection: str | None = None,
+) -> StatusResult:
+    """Pause, resume or pace a backfill; the running driver follows within seconds.
+
+    Raises:
+        Refused: the phase does not allow it, or `set_pace` without a pace.
+    """
+    ledger, migration = await find_migration(context, migration_id, connection)
+    migration.check_allows("control_backfill")
+    given: dict[str, Any] = {
+        "points_per_second": points_per_second,
+        "concurrency": concurrency,
+        "max_source_latency_ms": max_source_latency_ms,
+        "max_cost_usd": max_cost_usd,
+    }
+    if action == "set_pace" and all(value is None for value in given.values()):
+        raise Refused("Nothing was changed: set_pace needs at least one of points_per_second (0 lifts the limit) and concurrency.")
+    pace = await ledger.pace(migration.id)
+    if action == "pause":
+        pace = pace.model_copy(update={"is_paused": True})
+    elif action == "resume":
+        pace = pace.model_copy(update={"is_paused": False})
+    pace = _paced(pace, **given)
+    await ledger.save_pace(migration.id, pace)
+    await ledger.add_event(migration.id, EventRecord(at=now(), event=action, text=_described(pace)))
+    if action != "pause" and migration.phase in (Phase.BACKFILLING, Phase.BACKFILLED) and not migration.error:
+        await context.ensure_driver(migration)
+    return await read_status(context, ledger, migration)
+
+
+def _paced(
+    pace: Pace,
+    *,
+    points_per_second: float | None,
+    concurrency: int | None,
+    max_source_latency_ms: float | None,
+    max_cost_usd: float | None,
+) -> Pace:
+    """The pace with what was given; 0 lifts the rate limit.
+
+    Raises:
+        Refused: out of bounds.
+        Unsupported: a limit that this version does not keep; it is refused, not ignored.
+    """
+    if max_source_latency_ms is not None or max_cost_usd is not None:
+        raise Unsupported("Nothing was changed: max_source_latency_ms and max_cost_usd are not in this version; points_per_second and concurrency are.")
+    changes: dict[str, Any] = {}
+    if points_per_second is not None:
+        if points_per_second < 0:
+            raise Refused(f"Nothing was changed: points_per_second={points_per_second} is negative; 0 lifts the limit.")
+        changes["points_per_second"] = points_per_second or None
+    if concurrency is not None:
+        if not 1 <= concurrency <= 16:
+            raise Refused(f"Nothing was changed: concurrency={concurrency} is not between 1 and 16 (ranges worked at once).")
+        changes["concurrency"] = concurrency
+    return pace.model_copy(update=changes)
+
+
+def _described(pace: Pace) -> str:
+    rate = f"{pace.points_per_second:g} points/s" if pace.points_per_second else "no rate limit"
+    return f"{'paused' if pace.is_paused else 'running'}, {rate}, concurrency {pace.concurrency or 'default'}"

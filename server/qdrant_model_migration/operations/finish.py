@@ -1,0 +1,142 @@
+"""How does a migration end? The old collection is kept or deleted, or the new one discarded; planned first, then agreed to."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Literal
+
+from qdrant_model_migration.domain.migration import Migration, Phase
+from qdrant_model_migration.errors import Refused
+from qdrant_model_migration.operations.context import OperationContext
+from qdrant_model_migration.operations.plans import issue_plan, redeem
+from qdrant_model_migration.operations.sweep import has_numbers, sweep
+from qdrant_model_migration.operations.work import Work
+from qdrant_model_migration.qdrant.gateway import Gateway
+from qdrant_model_migration.qdrant.ledger import Ledger
+from qdrant_model_migration.results import FinishOutcome, FinishPlan
+
+Action = Literal["keep_old", "delete_old", "discard_new"]
+
+
+async def _facts(gateway: Gateway, ledger: Ledger, migration: Migration, action: Action, *, snapshot_first: bool) -> FinishPlan:
+    """The plan without its code.
+
+    Raises:
+        Refused: the phase does not allow it, or an alias points to what would be deleted.
+    """
+    migration.check_allows(f"finish_migration:{action}")
+    source, target = migration.source.collection, migration.target.collection
+    doomed = {"keep_old": None, "delete_old": source, "discard_new": target}[action]
+    collections = await gateway.collections()
+    aliases = await gateway.aliases()
+    counts = {name: await gateway.points.count(name) for name in (source, target) if name in collections}
+    pointing = sorted(alias for alias, collection in aliases.items() if collection == doomed)
+    if pointing:
+        raise Refused(
+            f"Nothing was deleted: alias {', '.join(map(repr, pointing))} points to {doomed!r}, and deleting a collection drops its aliases. "
+            "Move or remove the alias first."
+        )
+    deletes = [f"collection {doomed!r} ({counts.get(doomed, 0):,} points)"] if doomed in collections else []
+    keeps = [f"collection {name!r} ({counts[name]:,} points)" for name in (source, target) if name in counts and name != doomed]
+    keeps += [f"alias {alias!r} -> {collection!r}" for alias, collection in sorted(aliases.items()) if collection in (source, target)]
+    keeps.append(f"the records of migration {migration.id} in {ledger.collection!r}")
+    warnings = []
+    undo = "A migration that ended with the old collection kept loses nothing: the alias can be pointed back by hand."
+    if doomed is not None:
+        has_snapshots = snapshot_first and not gateway.connection.is_embedded
+        undo = (
+            f"The snapshot of {doomed!r} that is made first can be recovered under that name on this server."
+            if has_snapshots
+            else f"None: {doomed!r} is gone for good."
+        )
+        if not has_snapshots:
+            warnings.append(f"No snapshot is made first: {'the embedded database has none' if gateway.connection.is_embedded else 'snapshot_first=false'}.")
+    if action == "delete_old" and source in collections and not has_numbers(await gateway.describe(source)):
+        warnings.append(f"{source!r} has several shards: writes that reached it after the swap cannot be told from older ones and would be deleted with it.")
+    return FinishPlan(code="", action=action, deletes=deletes, keeps=keeps, counts=counts, warnings=warnings, undo=undo, expires_at="")
+
+
+def _digest(plan: FinishPlan, migration: Migration, *, snapshot_first: bool) -> str:
+    facts = [plan.model_dump(mode="json", exclude={"keeps"} if migration.writes != "frozen" else set()), migration.phase, snapshot_first]
+    if migration.writes != "frozen" and migration.phase is Phase.CUT_OVER:
+        # The target serves and grows; what is deleted is the source, whose count stays a fact.
+        facts[0] = {**facts[0], "counts": {migration.source.collection: plan.counts.get(migration.source.collection)}}  # type: ignore[dict-item]
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+async def plan_finish(gateway: Gateway, ledger: Ledger, migration: Migration, action: Action, *, snapshot_first: bool) -> FinishPlan:
+    """Make and keep a plan; changes nothing."""
+    plan = await _facts(gateway, ledger, migration, action, snapshot_first=snapshot_first)
+    digest = _digest(plan, migration, snapshot_first=snapshot_first)
+    name = migration.target.collection if action == "discard_new" else migration.source.collection
+    arguments = {"action": action, "snapshot_first": snapshot_first}
+    code, expires_at = await issue_plan(ledger, migration.id, kind="finish", name=name, digest=digest, arguments=arguments)
+    return plan.model_copy(update={"code": code, "expires_at": expires_at})
+
+
+async def why_void(context: OperationContext, migration: Migration, action: Action, *, snapshot_first: bool, code: str) -> str | None:
+    """Why the code cannot be carried out now, or None.
+
+    Raises:
+        Refused: it was never issued, or the action is not possible now.
+    """
+    gateway, ledger = await context.gateway(migration.target.connection), await context.ledger(migration.target.connection)
+    plan = await _facts(gateway, ledger, migration, action, snapshot_first=snapshot_first)
+    return await redeem(ledger, migration.id, code, "finish", _digest(plan, migration, snapshot_first=snapshot_first))
+
+
+async def finish(work: Work, *, action: Action, snapshot_first: bool, code: str) -> FinishOutcome:
+    """Carry a plan out, under the lease.
+
+    Raises:
+        Refused: the plan is void, or the source still changes; nothing was deleted.
+    """
+    migration = work.migration
+    void = await why_void(work.context, migration, action, snapshot_first=snapshot_first, code=code)
+    if void is not None:
+        raise Refused(f"Nothing was changed: {void}.")
+    if action == "delete_old" and migration.phase is Phase.CUT_OVER:
+        await _refuse_while_changing(work)
+    work.check()
+    if not await work.ledger.use_plan(work.id, code.strip()):
+        raise Refused("Nothing was changed: this plan was carried out already; a code works once.")
+    plan = await _facts(work.target, work.ledger, migration, action, snapshot_first=snapshot_first)
+    doomed = {"keep_old": None, "delete_old": migration.source.collection, "discard_new": migration.target.collection}[action]
+    snapshot: str | None = None
+    deleted: list[str] = []
+    if doomed is not None and await work.target.exists(doomed):
+        if snapshot_first:
+            work.progress.stage = f"snapshot of {doomed}"
+            snapshot = await work.target.snapshot(doomed)
+        work.check()
+        await work.target.delete_collection(doomed)
+        deleted.append(doomed)
+    event: Literal["discarded", "finished"] = "discarded" if action == "discard_new" else "finished"
+    await work.change(lambda m: m.model_copy(update={"phase": m.after(event), "error": None}))
+    await work.record(event, f"{action}; deleted: {', '.join(deleted) or 'nothing'}" + (f"; snapshot {snapshot}" if snapshot else ""))
+    return FinishOutcome(deleted=deleted, kept=plan.keeps, snapshot=snapshot)
+
+
+async def _refuse_while_changing(work: Work) -> None:
+    """Writes that still reach the source must not be deleted with it: carry over what came late, refuse what cannot be decided."""
+    name = work.migration.source.collection
+    target = await work.target.describe(work.migration.target.collection)
+    if work.source.connection.is_embedded or not has_numbers(work.source_collection, target):
+        # Nothing tells a late write from a newer one there; the plan said so, and its count of the source was checked.
+        return
+    before = await work.source.points.watermark(name)
+    gap, _ = await sweep(work)
+    after = await work.source.points.watermark(name)
+    if before is not None and after is not None and after > before + 1:
+        raise Refused(f"Nothing was deleted: {name!r} still changes ({after - before - 1} operations just now). Find the writer that was not moved.")
+    if gap.carried_over:
+        raise Refused(
+            f"Nothing was deleted: {gap.carried_over} late writes to {name!r} were just carried over, so somebody wrote to it since the swap. "
+            "Find that writer; then call again."
+        )
+    if gap.unresolved:
+        raise Refused(
+            f"Nothing was deleted: {gap.unresolved} points differ between the collections and it cannot be told which side is newer, for example "
+            f"{', '.join(gap.unresolved_samples[:3])}. Look at them, or keep the old collection with action='keep_old'."
+        )

@@ -1,0 +1,163 @@
+"""Where does a migration stand? Read from the ledger alone, so that any host, anywhere, sees the same."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import anyio
+
+from qdrant_model_migration.domain.migration import Lease, Migration, Phase
+from qdrant_model_migration.errors import NotFound
+from qdrant_model_migration.operations.context import OperationContext
+from qdrant_model_migration.operations.requests import Report
+from qdrant_model_migration.qdrant.ledger import Ledger
+from qdrant_model_migration.results import EventInfo, FailedPoint, NextStep, Progress, StatusResult, Worker
+
+MOST_WAIT_S = 40
+MOST_LISTED = 10
+
+
+async def find_migration(context: OperationContext, migration_id: str | None, connection: str | None = None) -> tuple[Ledger, Migration]:
+    """The migration of that id; without one, the only open one.
+
+    Raises:
+        NotFound: unknown, or none or several are open; they are listed.
+    """
+    ledger = await context.ledger(connection)
+    if migration_id is not None:
+        return ledger, await ledger.migration(migration_id.strip())
+    found = [m for m in await ledger.migrations() if m.is_open]
+    if len(found) != 1:
+        listed = "; ".join(f"{m.id} ({m.source.collection} -> {m.target.collection}, {m.phase.value})" for m in found[:8])
+        raise NotFound(f"Name the migration with 'migration_id': {len(found)} are open{': ' + listed if listed else ''}.")
+    return ledger, found[0]
+
+
+async def status(
+    context: OperationContext,
+    *,
+    migration_id: str | None = None,
+    wait_seconds: float = 0,
+    connection: str | None = None,
+    report: Report | None = None,
+) -> StatusResult:
+    """Where it stands; with `wait_seconds`, answered when the phase or an error changes or the time is up."""
+    ledger, migration = await find_migration(context, migration_id, connection)
+    first = await read_status(context, ledger, migration)
+    if wait_seconds <= 0 or not _is_moving(first):
+        return first
+    current = first
+    with anyio.move_on_after(min(wait_seconds, MOST_WAIT_S - 3)):
+        while (current.phase, current.error, current.is_paused) == (first.phase, first.error, first.is_paused) and _is_moving(current):
+            if report is not None:
+                await report(current.progress.read, current.progress.total or None, current.progress.stage)
+            await anyio.sleep(1.0)
+            current = await read_status(context, ledger, await ledger.migration(migration.id))
+    return current
+
+
+def _is_moving(result: StatusResult) -> bool:
+    return result.worker.state == "running" and result.phase in ("target_created", "backfilling", "backfilled", "verified") and not result.error
+
+
+async def read_status(context: OperationContext, ledger: Ledger, migration: Migration) -> StatusResult:
+    """The status as the ledger has it now."""
+    _, lease = await ledger.lease(migration.id)
+    pace = await ledger.pace(migration.id)
+    failed = await ledger.failed(migration.id)
+    events = await ledger.events(migration.id)
+    worker = worker_of(lease)
+    progress = (lease.progress or Progress(stage=migration.phase.value)).model_copy(update={"lag": migration.lag})
+    if progress.total == 0:
+        progress.total = migration.total_points
+    if worker.state != "running":
+        progress.points_per_second, progress.eta_seconds = None, None
+    step, later = _next_step(migration, worker, is_paused=pace.is_paused, progress=progress)
+    warnings = [f"{migration.error}"] if migration.error else []
+    if worker.state == "stalled" and migration.phase is Phase.BACKFILLING:
+        warnings.append(f"The worker on {worker.host} was last heard of {worker.heartbeat_age_s:.0f} s ago; start_backfill takes the work over, nothing is lost.")
+    return StatusResult(
+        summary=context.notice(migration.target.connection) + _summary(migration, worker, progress, is_paused=pace.is_paused),
+        warnings=warnings,
+        next_step=step,
+        check_again_after_s=later,
+        watch_command=f"qdrant-model-migration status {migration.id} --watch" if later else None,
+        undo=_UNDO[migration.phase],
+        migration_id=migration.id,
+        phase=migration.phase.value,
+        error=migration.error,
+        is_paused=pace.is_paused,
+        source=migration.source.collection,
+        target=migration.target.collection,
+        strategy=migration.strategy,
+        model=migration.model.name,
+        progress=progress,
+        worker=worker,
+        failed_points=[FailedPoint(point_id=f.point_id, reason=f.reason) for f in failed[:MOST_LISTED]],
+        events=[EventInfo(at=e.at, event=e.event, text=e.text) for e in events[-MOST_LISTED:]],
+        pace=pace.model_dump(exclude_none=True),
+    )
+
+
+def worker_of(lease: Lease) -> Worker:
+    """The holder of the lease, and whether it is heard of. Wall clocks serve this display only, never a decision."""
+    if lease.owner is None:
+        return Worker(state="none", log=lease.log)
+    age = (datetime.now(UTC) - datetime.fromisoformat(lease.at)).total_seconds() if lease.at else 0.0
+    return Worker(state="stalled" if age > lease.lease_s else "running", host=lease.host, pid=lease.pid, heartbeat_age_s=round(max(0.0, age), 1), log=lease.log)
+
+
+def _summary(migration: Migration, worker: Worker, progress: Progress, *, is_paused: bool) -> str:
+    head = f"Migration {migration.id} ({migration.source.collection} -> {migration.target.collection}): {migration.phase.value}"
+    if migration.error:
+        return f"{head}, stopped by an error: {migration.error}"
+    if is_paused:
+        head += ", paused"
+    if migration.phase is Phase.BACKFILLING:
+        share = f"{progress.read:,} of {progress.total:,} points"
+        rate = f", {progress.points_per_second:.0f}/s" if progress.points_per_second else ""
+        eta = f", about {_span(progress.eta_seconds)} left" if progress.eta_seconds else ""
+        return f"{head}, {progress.stage}: {share}{rate}{eta}; worker {worker.state}."
+    if migration.lag is not None and migration.phase in (Phase.BACKFILLED, Phase.VERIFIED):
+        lag = migration.lag
+        head += f"; the last pass found {lag.missing} missing, {lag.extra} extra, {lag.changed} changed"
+    return head + "."
+
+
+def _span(seconds: int) -> str:
+    if seconds < 90:
+        return f"{seconds} s"
+    return f"{seconds // 60} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+_UNDO = {
+    **dict.fromkeys(Phase, "finish_migration with action='discard_new' deletes the target; the source is untouched."),
+    Phase.CUT_OVER: "swap_alias with direction='back' returns readers to the old collection.",
+    Phase.FINISHED: "What was kept is kept; a deleted collection comes back only from its snapshot.",
+    Phase.ABANDONED: "Nothing is left to undo.",
+}
+
+
+def _next_step(migration: Migration, worker: Worker, *, is_paused: bool, progress: Progress) -> tuple[NextStep | None, int | None]:
+    """The next call, and in how many seconds it makes sense (None: now)."""
+    me = {"migration_id": migration.id}
+    phase = migration.phase
+    if is_paused and phase in (Phase.TARGET_CREATED, Phase.BACKFILLING, Phase.BACKFILLED):
+        return None, None
+    if phase is Phase.BACKFILLING:
+        if migration.error or worker.state != "running":
+            return NextStep(tool="start_backfill", arguments=me, why="take the work up where it was left; nothing is lost"), None
+        eta = progress.eta_seconds or 0
+        if eta > 120:
+            return None, min(eta, 3600)
+        return NextStep(tool="migration_status", arguments={**me, "wait_seconds": 30}, why="wait for the backfill"), None
+    steps: dict[Phase, NextStep] = {
+        Phase.TARGET_CREATED: NextStep(tool="start_backfill", arguments=me, why="fill the target in the background"),
+        Phase.BACKFILLED: NextStep(tool="verify_target", arguments=me, why="prove that the target is complete"),
+        Phase.VERIFIED: NextStep(tool="compare_models", arguments=me, why="see whether the new model finds as well")
+        if migration.comparison is None and migration.source_match is not None and migration.source_match.is_match
+        else NextStep(tool="swap_alias", arguments=me, why="see the plan of the cutover; it changes nothing yet"),
+        Phase.CUT_OVER: NextStep(tool="finish_migration", arguments={**me, "action": "keep_old"}, why="see the plan that ends the migration and keeps the old collection"),
+        Phase.ROLLED_BACK: NextStep(tool="start_backfill", arguments=me, why="bring the target up to date again"),
+    }
+    return steps.get(phase), None

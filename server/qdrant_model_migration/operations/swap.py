@@ -1,0 +1,213 @@
+"""How do the readers move? A plan, a person's agreement, then one CreateAlias a name, read back, and the late writes carried over."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Literal
+
+from qdrant_model_migration.domain.catch_up import has_converged
+from qdrant_model_migration.domain.cutover import (
+    SwapFacts,
+    breaks_of,
+    check_gates,
+    comparison_line,
+    moves_back,
+    moves_forward,
+    overrides_of,
+    shown,
+)
+from qdrant_model_migration.domain.migration import Cutover, Migration, Moved
+from qdrant_model_migration.errors import MigrationError, Refused
+from qdrant_model_migration.operations.catch_up import catch_up_pass
+from qdrant_model_migration.operations.context import OperationContext, now
+from qdrant_model_migration.operations.plans import issue_plan, redeem
+from qdrant_model_migration.operations.sweep import sweep
+from qdrant_model_migration.operations.work import Work
+from qdrant_model_migration.qdrant.gateway import Gateway
+from qdrant_model_migration.qdrant.ledger import Ledger
+from qdrant_model_migration.results import SwapOutcome, SwapPlan, WriteGap
+
+Direction = Literal["forward", "back"]
+MOST_PASSES = 8
+
+
+async def swap_facts(gateway: Gateway, migration: Migration, direction: Direction, alias: str | None) -> SwapFacts:
+    """What the plan rests on, as it is now.
+
+    Raises:
+        Refused: a gate does not hold.
+    """
+    aliases = await gateway.aliases()
+    left: tuple[str, ...]
+    if direction == "forward":
+        check_gates(migration, datetime.now(UTC))
+        moves, left = moves_forward(migration, aliases, alias)
+        source = await gateway.describe(migration.source.collection)
+        old = source.field(migration.embed.source_field or "")
+        breaks = breaks_of(migration, moves, old.size if old else None)
+        undo = f"swap_alias with direction='back' points {', '.join(repr(m.alias) for m in moves)} to {migration.source.collection!r} again."
+        overrides = overrides_of(migration)
+    else:
+        migration.check_allows("swap_alias:back")
+        moves, left = moves_back(migration, aliases), ()
+        names = ", ".join(repr(m.alias) for m in moves)
+        breaks = (
+            f"From that moment queries through {names} must be embedded with the old model ({migration.current_model or 'not stated'}) again.",
+            f"What was written to {migration.target.collection!r} since {migration.cutover.at if migration.cutover else 'the swap'} is not in "
+            f"{migration.source.collection!r}: this version carries nothing back. It stays in {migration.target.collection!r}.",
+        )
+        undo = "start_backfill brings the target up to date, and a new swap moves forward again."
+        overrides = ()
+    return SwapFacts(
+        migration_id=migration.id,
+        direction=direction,
+        phase=migration.phase.value,
+        moves=moves,
+        left=left,
+        verified_at=migration.verification.at if migration.verification else None,
+        comparison=comparison_line(migration.comparison),
+        overrides=overrides,
+        breaks=breaks,
+        undo=undo,
+        source_points=await gateway.points.count(migration.source.collection),
+        target_points=await gateway.points.count(migration.target.collection),
+    )
+
+
+async def plan_swap(gateway: Gateway, ledger: Ledger, migration: Migration, direction: Direction, alias: str | None) -> SwapPlan:
+    """Make and keep a plan; changes nothing."""
+    facts = await swap_facts(gateway, migration, direction, alias)
+    code, expires_at = await issue_plan(
+        ledger,
+        migration.id,
+        kind="swap",
+        name=facts.moves[0].alias,
+        digest=facts.digest(with_counts=migration.writes == "frozen"),
+        arguments={"direction": direction, "alias": alias},
+        overrides=facts.overrides,
+    )
+    return shown(facts, code, expires_at)
+
+
+async def why_void(context: OperationContext, migration: Migration, direction: Direction, alias: str | None, code: str) -> str | None:
+    """Why the code cannot be carried out now, or None.
+
+    Raises:
+        Refused: it was never issued, or a gate does not hold.
+    """
+    gateway, ledger = await context.gateway(migration.target.connection), await context.ledger(migration.target.connection)
+    facts = await swap_facts(gateway, migration, direction, alias)
+    return await redeem(ledger, migration.id, code, "swap", facts.digest(with_counts=migration.writes == "frozen"))
+
+
+async def swap(work: Work, *, direction: Direction, alias: str | None, code: str) -> SwapOutcome:
+    """Carry a plan out, under the lease. Taken up again after a crash when the intent was recorded.
+
+    Raises:
+        Refused: the plan is void, or the lag does not shrink; nothing was changed.
+    """
+    if work.migration.intent == "swapping":
+        moves = await _interrupted(work, direction)
+    else:
+        moves = await _prepared(work, direction, alias, code)
+    await _move(work, moves)
+    event: Literal["swapped", "rolled_back"] = "swapped" if direction == "forward" else "rolled_back"
+    await work.change(lambda m: m.model_copy(update={"phase": m.after(event), "intent": None}))
+    await work.record(event, "; ".join(f"{m.alias}: {m.previous} -> {m.current}" for m in moves))
+    gap, notes = WriteGap(), list[str]()
+    if direction == "forward" and not work.source.connection.is_embedded:
+        gap, notes = await sweep(work)
+        await work.record("swept", f"carried over {gap.carried_over}, superseded {gap.superseded}, unresolved {gap.unresolved}")
+    return SwapOutcome(alias=moves[0].alias, previous=moves[0].previous, current=moves[0].current, write_gap=gap, notes=notes)
+
+
+async def _prepared(work: Work, direction: Direction, alias: str | None, code: str) -> tuple[Moved, ...]:
+    """Check the plan, bring the target up to the moment, use the code up and record the intent."""
+    void = await why_void(work.context, work.migration, direction, alias, code)
+    if void is not None:
+        raise Refused(f"Nothing was changed: {void}.")
+    facts = await swap_facts(work.target, work.migration, direction, alias)
+    mark: int | None = None
+    if direction == "forward":
+        mark = await _close_the_lag(work)
+        if work.migration.on_cutover:
+            await work.target.update(work.migration.target.collection, work.migration.on_cutover)
+    work.check()
+    if not await work.ledger.use_plan(work.id, code.strip()):
+        raise Refused("Nothing was changed: this plan was carried out already; a code works once.")
+    target_mark = await work.target.points.watermark(work.migration.target.collection)
+    cutover = Cutover(moves=facts.moves, at=now(), source_watermark=mark, target_watermark=target_mark)
+
+    def intend(migration: Migration) -> Migration:
+        kept = cutover if direction == "forward" else migration.cutover
+        return migration.model_copy(update={"intent": "swapping", "cutover": kept, "accepted": facts.overrides})
+
+    await work.change(intend)
+    return facts.moves
+
+
+async def _interrupted(work: Work, direction: Direction) -> tuple[Moved, ...]:
+    """The moves of a swap that died half-way; the person agreed to them, so they are completed.
+
+    Raises:
+        Refused: somebody moved an alias since.
+    """
+    cutover = work.migration.cutover
+    assert cutover is not None
+    back = tuple(Moved(alias=m.alias, previous=m.current, current=m.previous or work.migration.source.collection) for m in cutover.moves)
+    moves = cutover.moves if direction == "forward" else back
+    aliases = await work.target.aliases()
+    if any(aliases.get(m.alias) not in (m.previous, m.current) for m in moves):
+        await work.change(lambda m: m.model_copy(update={"intent": None}))
+        raise Refused("The swap was interrupted, and somebody moved an alias since. Nothing more was changed; look at the aliases and plan again.")
+    return moves
+
+
+async def _close_the_lag(work: Work) -> int | None:
+    """Bring the target up to the moment; with writes frozen, prove that nothing was written since the verification.
+
+    Returns:
+        Number of the last operation on the source before the last look at it: every later one is a late write.
+    """
+    name = work.migration.source.collection
+    if work.migration.writes == "frozen":
+        counts = [await work.source.points.count(name), await work.target.points.count(work.migration.target.collection)]
+        verified = work.migration.verification
+        assert verified is not None
+        if counts != [verified.source_points, verified.target_points]:
+            raise Refused(
+                f"Cannot swap: writes were said to be frozen, but the source has {counts[0]:,} points and the target {counts[1]:,}, and at the "
+                f"verification they had {verified.source_points:,} and {verified.target_points:,}. Call start_backfill, wait until it is "
+                "backfilled, and verify again."
+            )
+        return await work.source.points.watermark(name)
+    work.progress.stage = "closing the lag"
+    found: list[int] = []
+    for _ in range(MOST_PASSES):
+        mark = await work.source.points.watermark(name)
+        lag, _ = await catch_up_pass(work)
+        found.append(lag.missing + lag.extra + lag.changed)
+        if has_converged(found, work.source_collection.points, is_frozen=False):
+            return mark
+    raise Refused(
+        f"Cannot swap: the lag does not shrink; the last passes found {', '.join(map(str, found))} differences. Slow the writers down, or use "
+        "writes='dual_write'."
+    )
+
+
+async def _move(work: Work, moves: tuple[Moved, ...]) -> None:
+    """Point every alias; when one fails, those already moved are put back."""
+    done: list[Moved] = []
+    try:
+        for moved in moves:
+            work.check()
+            await work.target.point_alias(moved.alias, moved.current)
+            done.append(moved)
+    except MigrationError as error:
+        for moved in reversed(done):
+            if moved.previous is None:
+                await work.target.delete_alias(moved.alias)
+            else:
+                await work.target.point_alias(moved.alias, moved.previous)
+        await work.change(lambda m: m.model_copy(update={"intent": None}))
+        raise type(error)(f"The swap failed and the aliases are as before: {error}") from None

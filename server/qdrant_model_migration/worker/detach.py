@@ -1,0 +1,88 @@
+"""How does a driver come to life? As a process of its own that outlives the chat, or inside this one for the embedded database."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime
+
+from qdrant_model_migration.domain.migration import Lease, Migration
+from qdrant_model_migration.errors import LeaseLost, MigrationError, Refused
+from qdrant_model_migration.operations.context import OperationContext
+from qdrant_model_migration.settings import child_environment
+from qdrant_model_migration.worker.driver import Driver
+from qdrant_model_migration.worker.lease import is_certainly_dead
+
+LOG = logging.getLogger(__name__)
+RESPAWN_S = 15.0
+"""A process that was just started needs a moment to take the lease."""
+
+
+class Drivers:
+    """Starts drivers for one process's calls."""
+
+    def __init__(self, context: OperationContext) -> None:
+        self._context = context
+        self._children: dict[str, tuple[subprocess.Popen[bytes], float]] = {}
+        self._inside: set[str] = set()
+
+    async def ensure(self, migration: Migration) -> None:
+        """See to a driver for the migration, unless one is at work.
+
+        Raises:
+            Refused: in read-only mode nothing is driven.
+        """
+        if self._context.settings.is_read_only:
+            raise Refused("Nothing was changed: QDRANT_MIGRATION_READ_ONLY is set.")
+        if (await self._context.gateway(migration.target.connection)).connection.is_embedded:
+            if migration.id not in self._inside:
+                self._inside.add(migration.id)
+                self._context.background.start_soon(self._drive_inside, migration)
+            return
+        ledger = await self._context.ledger(migration.target.connection)
+        _, lease = await ledger.lease(migration.id)
+        if not needs_driver(lease) or self._has_young_child(migration.id):
+            return
+        self._spawn(migration)
+
+    def _has_young_child(self, migration_id: str) -> bool:
+        found = self._children.get(migration_id)
+        if found is None:
+            return False
+        child, started = found
+        return child.poll() is None and time.monotonic() - started < RESPAWN_S
+
+    def _spawn(self, migration: Migration) -> None:
+        """Start `qdrant-model-migration worker <id>` detached: own session, no terminal, keys by environment only."""
+        folder = self._context.settings.log_directory
+        folder.mkdir(parents=True, exist_ok=True)
+        log = folder / f"{migration.id}.log"
+        command = [sys.executable, "-m", "qdrant_model_migration", "worker", migration.id, "--connection", migration.target.connection]
+        detached: dict[str, object] = (
+            {"creationflags": 0x00000008 | 0x00000200} if sys.platform == "win32" else {"start_new_session": True}
+        )
+        with log.open("ab") as out:
+            child = subprocess.Popen(  # type: ignore[call-overload]  # noqa: S603 - our own interpreter and module, an id from the ledger
+                [*command, "--log", str(log)], stdin=subprocess.DEVNULL, stdout=out, stderr=out, cwd=folder, env=child_environment(), **detached
+            )
+        self._children[migration.id] = (child, time.monotonic())
+
+    async def _drive_inside(self, migration: Migration) -> None:
+        try:
+            await Driver(self._context, migration.id, connection=migration.target.connection, idle_exit_s=2.0).run()
+        except LeaseLost as error:
+            LOG.info("%s", error)
+        except MigrationError as error:
+            LOG.error("The driver of %s ended: %s", migration.id, error)
+        finally:
+            self._inside.discard(migration.id)
+
+
+def needs_driver(lease: Lease) -> bool:
+    """Whether nobody seems to drive: free, owner dead, or silent for two lease times. A wrong guess costs a process that ends at once."""
+    if lease.owner is None or is_certainly_dead(lease):
+        return True
+    age_s = (datetime.now(UTC) - datetime.fromisoformat(lease.at)).total_seconds() if lease.at else 0.0
+    return age_s > 2 * lease.lease_s

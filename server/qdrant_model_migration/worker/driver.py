@@ -1,0 +1,259 @@
+"""Who does the work? One driver a migration: it takes the lease, fills the target, keeps up with writes, carries out what is recorded."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Literal
+
+import anyio
+
+from qdrant_model_migration.domain.catch_up import has_converged
+from qdrant_model_migration.domain.migration import Phase
+from qdrant_model_migration.domain.pacing import eta_seconds
+from qdrant_model_migration.errors import ConnectionFailed, Interrupted, LeaseLost, MigrationError, TransientEmbedding
+from qdrant_model_migration.operations.catch_up import catch_up_pass
+from qdrant_model_migration.operations.context import OperationContext
+from qdrant_model_migration.operations.work import Work
+from qdrant_model_migration.qdrant.probe import prove_guard
+from qdrant_model_migration.results import Progress
+from qdrant_model_migration.worker.lease import HeldLease, take_lease
+from qdrant_model_migration.worker.operations import carry_out
+from qdrant_model_migration.worker.pipeline import Pipeline
+
+Step = Literal["worked", "waiting", "idle"]
+
+LOG = logging.getLogger(__name__)
+POLL_S = 0.5
+BEAT_S = 2.0
+RECONNECT_S = 3.0
+GIVE_UP_S = 1800.0
+"""A Qdrant or a provider that is away for longer ends the driver; what is written is recorded."""
+MOST_PASSES = 20
+LEAST_PAUSE_S = 5.0
+
+
+class Driver:
+    """Drives one migration until nothing is left to do for `idle_exit_s`."""
+
+    def __init__(
+        self,
+        context: OperationContext,
+        migration_id: str,
+        *,
+        connection: str | None = None,
+        log: str | None = None,
+        is_stopping: Callable[[], bool] = lambda: False,
+        idle_exit_s: float = 30.0,
+    ) -> None:
+        self._context = context
+        self._id = migration_id
+        self._connection = connection
+        self._log = log
+        self._is_asked_to_stop = is_stopping
+        self._idle_exit_s = idle_exit_s
+        self._is_lost = False
+        self._caught_up_at: float | None = None
+        self._pass_pause_s = LEAST_PAUSE_S
+        self._seen: list[tuple[float, int]] = []
+
+    async def run(self) -> None:
+        """Take the lease and work.
+
+        Raises:
+            LeaseLost: another driver has the migration.
+            MigrationError: it cannot be worked at all; recorded with the migration where that is possible.
+        """
+        ledger = await self._context.ledger(self._connection)
+        held = await take_lease(ledger, self._id, lease_s=self._context.settings.lease_s, log=self._log)
+        progress = Progress(stage="starting")
+        failure: list[MigrationError] = []
+        try:
+            work = await self._open(held)
+            work.progress = progress
+            if held.was_taken_over:
+                # Requests of the driver before us may still be on their way; their time-out is under half a lease.
+                await anyio.sleep(self._context.settings.request_timeout_s)
+                await self._distrust_verification(work)
+            async with anyio.create_task_group() as group:
+                group.start_soon(self._beat, held, work)
+                try:
+                    await self._work(held, work)
+                except MigrationError as error:
+                    failure.append(error)
+                group.cancel_scope.cancel()
+        except MigrationError as error:
+            failure.append(error)
+        if not (failure and isinstance(failure[0], LeaseLost)):
+            with anyio.move_on_after(self._context.settings.request_timeout_s, shield=True):
+                await held.release(progress)
+        if failure:
+            raise failure[0]
+
+    async def _open(self, held: HeldLease) -> Work:
+        ledger = await self._context.ledger(self._connection)
+        migration = await ledger.migration(self._id)
+        source = await self._context.gateway(migration.source.connection)
+        target = await self._context.gateway(migration.target.connection)
+
+        def check() -> None:
+            if self._is_lost:
+                raise LeaseLost(f"Migration {self._id} is driven by somebody else now.")
+            held.check()
+
+        return Work(
+            context=self._context,
+            migration=migration,
+            source=source,
+            target=target,
+            ledger=ledger,
+            source_collection=await source.describe(migration.source.collection)
+            if await source.exists(migration.source.collection)
+            else await target.describe(migration.target.collection),
+            check=check,
+            epoch=held.epoch,
+            pace=await ledger.pace(self._id),
+        )
+
+    async def _beat(self, held: HeldLease, work: Work) -> None:
+        """Renew the lease with the progress, and follow the pace that is asked for."""
+        while True:
+            try:
+                self._measure(work.progress)
+                await held.renew(work.progress)
+                work.pace = await work.ledger.pace(self._id)
+            except LeaseLost as error:
+                LOG.warning("%s", error)
+                self._is_lost = True
+                return
+            except MigrationError as error:
+                # The deadline stops the writes when this goes on; a short outage must not end the driver.
+                LOG.warning("The lease was not renewed: %s", error)
+            await anyio.sleep(min(BEAT_S, held.lease.lease_s / 4))
+
+    def _measure(self, progress: Progress) -> None:
+        """Rate over the last half minute, and the time left at that rate."""
+        if progress.stage != "backfilling":
+            self._seen.clear()
+            progress.points_per_second = progress.eta_seconds = None
+            return
+        at = anyio.current_time()
+        self._seen = [(t, n) for t, n in self._seen if at - t <= 30.0] + [(at, progress.read)]
+        (t0, n0), (t1, n1) = self._seen[0], self._seen[-1]
+        if t1 - t0 >= 1.0:
+            progress.points_per_second = round((n1 - n0) / (t1 - t0), 1)
+            progress.eta_seconds = eta_seconds(progress.total, progress.read, progress.points_per_second)
+
+    def _is_stopping(self) -> bool:
+        return self._is_lost or self._is_asked_to_stop()
+
+    async def _work(self, held: HeldLease, work: Work) -> None:
+        idle_since = away_since = None
+        while not self._is_asked_to_stop():
+            try:
+                step = await self._step(work)
+                away_since = None
+            except LeaseLost:
+                # It ran out while this machine slept, or somebody took it: renewing tells which.
+                self._is_lost = False
+                await held.renew(work.progress)
+                continue
+            except Interrupted:
+                if not work.pace.is_paused or self._is_asked_to_stop():
+                    return
+                step = "waiting"
+            except (ConnectionFailed, TransientEmbedding) as error:
+                now = anyio.current_time()
+                away_since = away_since or now
+                if now - away_since > GIVE_UP_S:
+                    await self._stop_with(work, error)
+                    return
+                LOG.warning("Waiting for a service to come back: %s", error)
+                work.progress.stage = "waiting for a service to come back"
+                await anyio.sleep(RECONNECT_S)
+                continue
+            except MigrationError as error:
+                await self._stop_with(work, error)
+                return
+            idle_since = (idle_since or anyio.current_time()) if step == "idle" else None
+            if idle_since is not None and anyio.current_time() - idle_since > self._idle_exit_s:
+                return
+            if step != "worked":
+                await anyio.sleep(POLL_S)
+
+    async def _step(self, work: Work) -> Step:
+        """Do the next thing there is."""
+        for operation in await work.ledger.operations(self._id):
+            if operation.state in ("requested", "running"):
+                await carry_out(work, operation)
+                return "worked"
+        work.migration = await work.ledger.migration(self._id)
+        work.pace = await work.ledger.pace(self._id)
+        if work.pace.is_paused or work.migration.error:
+            work.progress.stage = "paused" if work.pace.is_paused else "stopped"
+            return "idle"
+        if work.migration.phase is Phase.BACKFILLING:
+            await self._backfill(work)
+            return "worked"
+        if work.migration.phase in (Phase.BACKFILLED, Phase.VERIFIED) and work.migration.writes != "frozen" and not work.source.connection.is_embedded:
+            return await self._keep_up(work)
+        work.progress.stage = work.migration.phase.value
+        return "idle"
+
+    async def _backfill(self, work: Work) -> None:
+        """All ranges, then passes until one converges."""
+        work.inserts_by_mode = await prove_guard(work.target)
+        await Pipeline(work, is_stopping=lambda: self._is_stopping() or work.pace.is_paused).run()
+        work.check()
+        await work.target.update(work.migration.target.collection, {"optimizers": work.migration.restore})
+        found: list[int] = []
+        is_frozen = work.migration.writes == "frozen"
+        for number in range(MOST_PASSES):
+            if self._is_stopping() or work.pace.is_paused:
+                raise Interrupted("The driver was asked to stop; what is written is recorded.")
+            work.progress.stage = f"catching up, pass {number + 1}"
+            lag, _ = await catch_up_pass(work)
+            found.append(lag.missing + lag.extra + lag.changed)
+            is_done = has_converged(found, work.source_collection.points, is_frozen=is_frozen)
+            await work.change(lambda m, lag=lag, is_done=is_done: m.model_copy(update={"lag": lag.model_copy(update={"has_converged": is_done})}))  # type: ignore[misc]
+            if is_done:
+                break
+        else:
+            raise MigrationError(
+                f"Catching up did not converge: the last passes found {', '.join(map(str, found[-4:]))} differences"
+                + (", although writes were said to be frozen." if is_frozen else ". Slow the writers down, or use writes='dual_write'.")
+            )
+        await work.change(lambda m: m.model_copy(update={"phase": m.after("converged"), "error": None}))
+        await work.record("backfilled", f"{work.progress.written} written, {work.progress.skipped} skipped, {work.progress.failed} failed; passes found {found}")
+        self._caught_up_at = anyio.current_time()
+
+    async def _keep_up(self, work: Work) -> Step:
+        """Another pass when the last is some time ago; a verified target stays verified while every pass converges."""
+        began = anyio.current_time()
+        if self._caught_up_at is not None and began - self._caught_up_at < self._pass_pause_s:
+            return "waiting"
+        work.progress.stage = "keeping up"
+        lag, repaired = await catch_up_pass(work)
+        is_done = has_converged([0, lag.missing + lag.extra + lag.changed], work.source_collection.points, is_frozen=False)
+        lag = lag.model_copy(update={"has_converged": is_done})
+        phase = work.migration.phase if is_done else work.migration.after("found_incomplete")
+        await work.change(lambda m: m.model_copy(update={"lag": lag, "phase": phase}))
+        if repaired.missing or repaired.extra or repaired.changed:
+            LOG.info("Carried over: %s", repaired)
+        self._caught_up_at = anyio.current_time()
+        # A pass reads both collections: they are to be read at most a quarter of the time.
+        self._pass_pause_s = max(LEAST_PAUSE_S, 3 * (self._caught_up_at - began))
+        return "worked"
+
+    async def _distrust_verification(self, work: Work) -> None:
+        """Somebody drove until now and did not say goodbye: what it proved is proven again."""
+        if work.migration.phase is Phase.VERIFIED:
+            await work.change(lambda m: m.model_copy(update={"phase": m.after("found_incomplete")}))
+            await work.record("taken_over", "the driver before was lost; the target has to be verified again")
+
+    async def _stop_with(self, work: Work, error: MigrationError) -> None:
+        LOG.error("Stopped: %s", error)
+        await work.change(lambda m: m.model_copy(update={"error": str(error)}))
+        await work.record("stopped", str(error))
+
+

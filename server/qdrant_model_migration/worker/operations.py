@@ -1,0 +1,123 @@
+"""How does the driver carry out a recorded operation? One handler a kind; the outcome or the refusal is recorded."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import anyio
+from pydantic import BaseModel
+
+from qdrant_model_migration.domain.migration import Migration, Operation
+from qdrant_model_migration.errors import ConnectionFailed, LeaseLost, MigrationError, Refused, TransientEmbedding
+from qdrant_model_migration.operations.catch_up import catch_up_pass
+from qdrant_model_migration.operations.compare import compare_migration
+from qdrant_model_migration.operations.context import now
+from qdrant_model_migration.operations.finish import finish
+from qdrant_model_migration.operations.repair import repair
+from qdrant_model_migration.operations.swap import swap
+from qdrant_model_migration.operations.verify import verify
+from qdrant_model_migration.operations.work import Work
+from qdrant_model_migration.results import Comparison, Progress, Verification
+
+LOG = logging.getLogger(__name__)
+SHOW_EVERY_S = 1.0
+
+
+async def carry_out(work: Work, operation: Operation) -> None:
+    """Run it, showing its progress, and record how it ended.
+
+    Raises:
+        LeaseLost, ConnectionFailed, TransientEmbedding: it stays recorded as running and is taken up again.
+    """
+    LOG.info("Operation %s begins", operation.key)
+    work.migration = await work.ledger.migration(work.id)
+    work.progress.stage, work.progress.read = operation.kind, 0
+    running = operation.model_copy(update={"state": "running", "progress": work.progress})
+    work.check()
+    await work.ledger.save_operation(work.id, running)
+    outcome: list[BaseModel] = []
+    failure: list[MigrationError] = []
+    async with anyio.create_task_group() as group:
+
+        async def show() -> None:
+            while True:
+                await anyio.sleep(SHOW_EVERY_S)
+                try:
+                    await work.ledger.save_operation(work.id, running.model_copy(update={"progress": work.progress}))
+                except MigrationError as error:
+                    LOG.warning("Progress was not recorded: %s", error)
+
+        group.start_soon(show)
+        try:
+            outcome.append(await _HANDLERS[operation.kind](work, operation.arguments))
+        except MigrationError as error:
+            failure.append(error)
+        group.cancel_scope.cancel()
+    if failure and isinstance(failure[0], LeaseLost | ConnectionFailed | TransientEmbedding):
+        raise failure[0]
+    if failure:
+        LOG.warning("Operation %s failed: %s", operation.key, failure[0])
+        ended: dict[str, Any] = {"state": "failed", "error": str(failure[0]), "is_refusal": isinstance(failure[0], Refused)}
+    else:
+        ended = {"state": "done", "result": outcome[0].model_dump(mode="json")}
+    await work.ledger.save_operation(work.id, running.model_copy(update={**ended, "progress": work.progress, "finished_at": now()}))
+
+
+async def _verify(work: Work, arguments: dict[str, Any]) -> Verification:
+    work.migration.check_allows("verify_target")
+    if work.migration.writes != "frozen" and work.migration.is_serving_source and not work.source.connection.is_embedded:
+        # The ordinary catch-up first, so that the verification judges the copy and not the minute.
+        work.progress.stage = "catching up before the verification"
+        await catch_up_pass(work)
+    found = await verify(work, provenance_sample=int(arguments.get("provenance_sample", 200)))
+    await _record_verification(work, found)
+    return found
+
+
+async def _record_verification(work: Work, found: Verification) -> None:
+    event = "verified" if found.is_complete else "found_incomplete"
+
+    def change(migration: Migration) -> Migration:
+        return migration.model_copy(update={"verification": found, "phase": migration.after(event)})  # type: ignore[arg-type]
+
+    await work.change(change)
+    await work.record(event, "; ".join(found.problems) or f"{found.target_points} points proven equal, {found.provenance.sampled} vectors embedded again")
+
+
+async def _repair(work: Work, arguments: dict[str, Any]) -> BaseModel:
+    work.migration.check_allows("repair_target")
+    found = await repair(work, provenance_sample=int(arguments.get("provenance_sample", 200)))
+    await _record_verification(work, found.verification)
+    await work.record("repaired", str(found.repaired))
+    return found
+
+
+async def _compare(work: Work, arguments: dict[str, Any]) -> Comparison:
+    work.migration.check_allows("compare_models")
+
+    async def show(progress: Progress) -> None:
+        work.progress.stage, work.progress.read, work.progress.total = progress.stage, progress.read, progress.total
+
+    found = await compare_migration(work.context, work.migration, **arguments, progress=show)
+    await work.change(lambda m: m.model_copy(update={"comparison": found}))
+    await work.record("compared", f"{found.verdict} on {found.queries} queries ({found.query_source})")
+    return found
+
+
+async def _swap(work: Work, arguments: dict[str, Any]) -> BaseModel:
+    return await swap(work, **arguments)
+
+
+async def _finish(work: Work, arguments: dict[str, Any]) -> BaseModel:
+    return await finish(work, **arguments)
+
+
+_HANDLERS: dict[str, Callable[[Work, dict[str, Any]], Awaitable[BaseModel]]] = {
+    "verify": _verify,
+    "repair": _repair,
+    "compare": _compare,
+    "swap": _swap,
+    "finish": _finish,
+}
