@@ -6,7 +6,10 @@ import uuid
 
 import pytest
 
-from qdrant_model_migration.domain.collection import METADATA_KEY
+from qdrant_model_migration.domain.collection import METADATA_KEY, Collection
+from qdrant_model_migration.domain.findings import collection_warnings
+from qdrant_model_migration.domain.migration import Endpoint, Migration, Phase, Recipe
+from qdrant_model_migration.domain.model import ModelSpec
 from qdrant_model_migration.domain.points import Point
 from qdrant_model_migration.errors import NotFound, Refused
 from qdrant_model_migration.operations.inspect import inspect
@@ -206,3 +209,46 @@ async def test_recorded_provenance_is_told_and_passed_on(any_qdrant: Backend, na
     assert result.collection.provenance.model == OLD
     assert result.next_step is not None
     assert result.next_step.arguments == {"collection": name, "goal": "replace_model", "current_model": OLD, "text_field": "text"}
+
+
+async def test_open_migrations_are_shown_and_lead_to_their_status(any_qdrant: Backend, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def migration(number: int, phase: Phase) -> Migration:
+        return Migration(
+            id=f"m-{number}",
+            arguments_digest=str(number),
+            created_at="2026-01-01T00:00:00+00:00",
+            phase=phase,
+            strategy="new_collection",
+            source=Endpoint(collection=name),
+            target=Endpoint(collection=f"{name}__new"),
+            recipes=(Recipe(field="", kind="embed", source_field=""),),
+            model=ModelSpec(name=OLD, dimensions=64),
+            text_field="text",
+            create={},
+            restore={},
+        )
+
+    async with opened(any_qdrant, monkeypatch) as context:
+        await seed(context, name)
+        ledger = await context.ledger()
+        await ledger.create()
+        await ledger.add_migration(migration(1, Phase.BACKFILLING))
+        await ledger.add_migration(migration(2, Phase.FINISHED))
+        overview = await inspect(context, name_filter=name)
+        one = await inspect(context, collection=name)
+    for found in (overview, one):
+        assert [(m.migration_id, m.phase, m.source) for m in found.migrations] == [("m-1", "backfilling", name)]
+        assert found.next_step is not None
+        assert (found.next_step.tool, found.next_step.arguments) == ("migration_status", {"migration_id": "m-1"})
+    assert [c.name for c in overview.collections] == [name]
+
+
+async def test_a_busy_or_broken_optimizer_is_told_with_its_remedy() -> None:
+    def warned(status: str) -> str:
+        found = Collection(name="docs", points=5, fields=(), config={}, status=status, optimizer_error="no space left", aliases=("live",))
+        return " ".join(collection_warnings(found, [], {}, 5, 5, is_embedded=False))
+
+    assert "Any write wakes them" in warned("grey")
+    assert "optimizer is at work" in warned("yellow")
+    assert "«no space left»" in warned("red")
+    assert "Status" not in warned("green")

@@ -213,7 +213,7 @@ def cost_usd(tokens: int | None, price_per_million: float | None) -> float | Non
 def human_bytes(count: float) -> str:
     """For people: three digits and a decimal unit."""
     for unit in ("B", "kB", "MB", "GB", "TB"):
-        if abs(count) < 1000 or unit == "TB":
+        if abs(count) < 999.5 or unit == "TB":
             return f"{count:.0f} {unit}" if unit == "B" or abs(count) >= 99.5 else f"{count:.1f} {unit}"
         count /= 1000
     raise AssertionError("the loop ends with TB")

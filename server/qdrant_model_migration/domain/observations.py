@@ -89,6 +89,8 @@ class Advice:
     app_changes: list[str] = field(default_factory=list)
     undo: str = ""
     is_in_place: bool = False
+    is_told: bool = True
+    """Whether there is more to say than that it does not reach the goal."""
 
     @property
     def is_feasible(self) -> bool:
@@ -101,3 +103,17 @@ class Advice:
     @property
     def guidance(self) -> str:
         return GUIDANCE[self.strategy]
+
+
+# Models that their publishers say were trained for cutting (Matryoshka); matched against the name behind provider and owner.
+MATRYOSHKA = (
+    "text-embedding-3-", "nomic-embed-text-v1.5", "mxbai-embed-large-v1", "embeddinggemma", "snowflake-arctic-embed-m-v1.5",
+    "snowflake-arctic-embed-l-v2", "snowflake-arctic-embed-m-v2", "jina-embeddings-v3", "jina-embeddings-v4", "qwen3-embedding",
+    "embed-v4", "voyage-3-large", "voyage-3.5", "voyage-code-3", "gemini-embedding-001", "mrl",
+)  # fmt: skip
+
+
+def is_matryoshka(model: str) -> bool:
+    """Whether a model's publisher says that its vectors may be cut."""
+    name = model.lower()
+    return any(mark in name for mark in MATRYOSHKA)

@@ -3,8 +3,18 @@
 from __future__ import annotations
 
 from qdrant_model_migration.domain.estimates import HUGE_POINTS, LARGE_BYTES, SMALL_BYTES, human_bytes
-from qdrant_model_migration.domain.observations import GUIDANCE, IMPLEMENTED, STRATEGIES, Advice, Goal, Observations, Readers, Writes
-from qdrant_model_migration.domain.strategy_rules import RULES, is_matryoshka
+from qdrant_model_migration.domain.observations import (
+    GUIDANCE,
+    IMPLEMENTED,
+    STRATEGIES,
+    Advice,
+    Goal,
+    Observations,
+    Readers,
+    Writes,
+    is_matryoshka,
+)
+from qdrant_model_migration.domain.strategy_rules import RULES
 
 __all__ = [
     "GUIDANCE", "IMPLEMENTED", "IMPLEMENTED_FIRST", "SERVES", "STRATEGIES", "Advice", "Goal", "Observations", "Readers", "Writes",
@@ -70,7 +80,9 @@ def _preference(seen: Observations) -> tuple[str, ...]:
 def _judge(name: str, seen: Observations) -> Advice:
     advice = Advice(strategy=name, serves_goal=name in SERVES[seen.goal])
     if not advice.serves_goal:
-        advice.refusals.append(_NOT_FOR_GOAL.get((name, seen.goal), f"It does not reach the goal '{seen.goal.value}': it {_DOES[name]}."))
+        known = _NOT_FOR_GOAL.get((name, seen.goal))
+        advice.refusals.append(known or f"It does not reach the goal '{seen.goal.value}': it {_DOES[name]}.")
+        advice.is_told = known is not None
         return advice
     if not advice.is_implemented:
         advice.prerequisites.append("A later version of this tool: create_target refuses it for now. By hand: read_guidance.")

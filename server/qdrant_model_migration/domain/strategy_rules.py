@@ -6,20 +6,7 @@ from collections.abc import Callable
 
 from qdrant_model_migration.domain.estimates import HUGE_POINTS
 from qdrant_model_migration.domain.model import ModelKind
-from qdrant_model_migration.domain.observations import Advice, Goal, Observations
-
-# Models that their publishers say were trained for cutting (Matryoshka); matched against the name behind provider and owner.
-MATRYOSHKA = (
-    "text-embedding-3-", "nomic-embed-text-v1.5", "mxbai-embed-large-v1", "embeddinggemma", "snowflake-arctic-embed-m-v1.5",
-    "snowflake-arctic-embed-l-v2", "snowflake-arctic-embed-m-v2", "jina-embeddings-v3", "jina-embeddings-v4", "qwen3-embedding",
-    "embed-v4", "voyage-3-large", "voyage-3.5", "voyage-code-3", "gemini-embedding-001", "mrl",
-)  # fmt: skip
-
-
-def is_matryoshka(model: str) -> bool:
-    """Whether a model's publisher says that its vectors may be cut."""
-    name = model.lower()
-    return any(mark in name for mark in MATRYOSHKA)
+from qdrant_model_migration.domain.observations import Advice, Goal, Observations, is_matryoshka
 
 
 def _new_collection(advice: Advice, seen: Observations) -> None:
@@ -35,9 +22,18 @@ def _new_collection(advice: Advice, seen: Observations) -> None:
     advice.reasons.append("Blue-green on any server version: the old collection stays untouched and is the rollback.")
     if seen.goal is Goal.COMPARE_MODELS:
         advice.reasons.append("compare_models on a sample answers first, before anything is created; then on the filled target.")
+    if (
+        seen.goal is Goal.REPLACE_MODEL
+        and seen.has_same_base
+        and _is_smaller(seen)
+        and is_matryoshka(seen.model.name if seen.model else "")
+    ):
+        advice.reasons.append(
+            "It is the same Matryoshka model at fewer dimensions: goal='shrink_vectors' shows how to cut instead of embedding anew."
+        )
     if seen.goal is Goal.SHRINK_VECTORS:
         advice.reasons.append("Reaches the goal by embedding everything anew with a smaller model; the other two re-embed nothing.")
-        if seen.model and seen.field and seen.model.dimensions and seen.field.size and seen.model.dimensions >= seen.field.size:
+        if seen.model is not None and seen.field is not None and not _is_smaller(seen):
             advice.refusals.append(
                 f"'{seen.model.name}' has {seen.model.dimensions} dimensions, not fewer than the {seen.field.size} stored."
             )
@@ -194,6 +190,11 @@ RULES: dict[str, Callable[[Advice, Observations], None]] = {
 
 
 # --- what several rules ask
+
+
+def _is_smaller(seen: Observations) -> bool:
+    new, old = seen.model.dimensions if seen.model else None, seen.field.size if seen.field else None
+    return new is not None and old is not None and new < old
 
 
 def _needs_text(advice: Advice, seen: Observations) -> None:
