@@ -203,7 +203,7 @@ def _text_field(statistics: FieldStatistics) -> TextField:
 def _summary(info: CollectionInfo) -> str:
     texts = info.text_fields
     name = f"'{info.name}'" + (f" (alias '{info.alias}')" if info.alias else "")
-    dense = [f"{v.name or 'unnamed'} {v.size} {v.distance}" for v in info.vectors]
+    dense = [f"{v.name or 'unnamed'} {v.size} {v.distance}" for v in info.vectors] + [f"{v.name} sparse" for v in info.sparse_vectors]
     vectors = "; ".join(dense[:3]) + (f" and {len(dense) - 3} more" if len(dense) > 3 else "") or "none"
     text = f"text in '{texts[0].field}' ({texts[0].coverage:.0%} of the sample)" if texts else "no text found"
     written = f", written by {info.framework}" if info.framework else ""

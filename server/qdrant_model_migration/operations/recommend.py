@@ -238,7 +238,7 @@ def _warnings(seen: Observations, ranked: list[Recommendation], current_model: s
     warnings = []
     if seen.match is not None and not seen.match.is_match:
         warnings.append(
-            f"The stored vectors do not match '{seen.match.model}' on '{seen.match.text_field}': {'; '.join(seen.match.likely_causes)}. "
+            f"The stored vectors could not be shown to be those of '{seen.match.model}' on '{seen.match.text_field}': {'; '.join(seen.match.likely_causes)}. "
             "Find out which before going on; comparison with the old model and carrying writes back are not offered."
         )
     if current_model is None and seen.goal in _ASKS_MODELS:

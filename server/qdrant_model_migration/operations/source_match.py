@@ -80,7 +80,7 @@ async def source_match(
         return answer(0, ceiling, None, [cause], is_match=False)
     pairs = await _pairs(gateway, collection, field, text, sample)
     if not pairs:
-        cause = f"nothing to compare: no sampled point has both a text in '{text.expression}' and a vector in '{field.name or '(unnamed)'}'"
+        cause = f"nothing to compare: no sampled point has both a text in '{text.expression}' and a usable vector (finite, not zero) in '{field.name or '(unnamed)'}'"
         return answer(0, ceiling, None, [cause], is_match=False)
     deadline = clock() + budget_s
     single, kept = await _one_by_one(embedder, pairs, deadline, clock)
