@@ -277,6 +277,8 @@ class PlanRecord(BaseModel):
     expires_at: float
     """Seconds since the epoch."""
     is_used: bool = False
+    text: str = ""
+    """What the person is asked, in one sentence."""
     overrides: tuple[str, ...] = ()
 
 

@@ -30,7 +30,9 @@ async def start_backfill(
         Unsupported: an executor or limit that this version does not have.
     """
     if executor != "local":
-        raise Unsupported("Nothing was started: executor='ray' is not in this version. executor='local' works the ranges in threads of one machine.")
+        raise Unsupported(
+            "Nothing was started: executor='ray' is not in this version. executor='local' works the ranges in threads of one machine."
+        )
     ledger, migration = await find_migration(context, migration_id, connection)
     migration.check_allows("start_backfill")
     before = await ledger.pace(migration.id)
@@ -115,7 +117,9 @@ def _paced(
         Unsupported: a limit that this version does not keep; it is refused, not ignored.
     """
     if max_source_latency_ms is not None or max_cost_usd is not None:
-        raise Unsupported("Nothing was changed: max_source_latency_ms and max_cost_usd are not in this version; points_per_second and concurrency are.")
+        raise Unsupported(
+            "Nothing was changed: max_source_latency_ms and max_cost_usd are not in this version; points_per_second and concurrency are."
+        )
     changes: dict[str, Any] = {}
     if points_per_second is not None:
         if points_per_second < 0:

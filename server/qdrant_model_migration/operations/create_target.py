@@ -79,7 +79,9 @@ async def create_target(context: OperationContext, request: Request, *, dry_run:
     match = await _match(context, gateway, source, replaced, text, request.current_model)
     migration = known or await _plan(context, gateway, source, replaced, text, embedder, match, request, migrations)
     if dry_run:
-        return await _answer(context, gateway, migration, _would_create(migration, await ledger.exists(), context.settings.ledger), is_dry_run=True)
+        return await _answer(
+            context, gateway, migration, _would_create(migration, await ledger.exists(), context.settings.ledger), is_dry_run=True
+        )
     await prove_rights(gateway, context.settings.ledger)
     await prove_guard(gateway)
     await ledger.create()
@@ -90,7 +92,11 @@ async def create_target(context: OperationContext, request: Request, *, dry_run:
     created = await ledger.change(
         migration.id,
         lambda m: m.model_copy(
-            update={"phase": Phase.TARGET_CREATED if m.phase is Phase.PLANNED else m.phase, "intent": None, "intended": {**m.intended, **extra}}
+            update={
+                "phase": Phase.TARGET_CREATED if m.phase is Phase.PLANNED else m.phase,
+                "intent": None,
+                "intended": {**m.intended, **extra},
+            }
         ),
     )
     await ledger.add_event(created.id, EventRecord(at=now(), event="created", text=f"target {created.target.collection!r} created"))
@@ -117,12 +123,18 @@ def _check_source(source: Collection, migrations: list[Migration], ledger: Ledge
     if source.name == ledger.collection:
         raise Refused(f"{NOTHING}: {source.name!r} is the ledger of the migrations.")
     if source.points == 0:
-        raise Refused(f"{NOTHING}: {source.name!r} is empty. Create the new collection directly with the new model's dimensions; there is nothing to migrate.")
+        raise Refused(
+            f"{NOTHING}: {source.name!r} is empty. Create the new collection directly with the new model's dimensions; there is nothing to migrate."
+        )
     if source.config.get("params", {}).get("sharding_method") == "custom":
-        raise Unsupported(f"{NOTHING}: {source.name!r} uses custom shard keys ({len(source.shard_keys)}), which this version does not carry over.")
+        raise Unsupported(
+            f"{NOTHING}: {source.name!r} uses custom shard keys ({len(source.shard_keys)}), which this version does not carry over."
+        )
     for other in migrations:
         if other.is_open and other.target.collection == source.name and other.phase is not Phase.CUT_OVER:
-            raise Refused(f"{NOTHING}: {source.name!r} is the target of migration {other.id}, which is in phase '{other.phase.value}'. Finish that one first.")
+            raise Refused(
+                f"{NOTHING}: {source.name!r} is the target of migration {other.id}, which is in phase '{other.phase.value}'. Finish that one first."
+            )
 
 
 async def _text_source(gateway: Gateway, source: Collection, wanted: str | None) -> TextSource:
@@ -132,13 +144,19 @@ async def _text_source(gateway: Gateway, source: Collection, wanted: str | None)
     listed = ", ".join(f"'{s.field}' ({s.coverage:.0%})" for s in statistics[:5]) or "none"
     if wanted is None:
         if not statistics:
-            raise Refused(f"{NOTHING}: none of {len(payloads)} sampled points of {source.name!r} holds text in its payload, so nothing can be embedded.")
+            raise Refused(
+                f"{NOTHING}: none of {len(payloads)} sampled points of {source.name!r} holds text in its payload, so nothing can be embedded."
+            )
         if statistics[0].coverage < 0.5 or (len(statistics) > 1 and statistics[1].coverage >= 0.5):
-            raise Refused(f"{NOTHING}: which text is embedded must be said with 'text_field'. Fields holding text: {listed}. A template such as '{{title}}\\n{{body}}' joins several.")
+            raise Refused(
+                f"{NOTHING}: which text is embedded must be said with 'text_field'. Fields holding text: {listed}. A template such as '{{title}}\\n{{body}}' joins several."
+            )
         wanted = statistics[0].field
     text = TextSource.parse(wanted)
     if not any(text.extract(payload) for payload in payloads):
-        raise Refused(f"{NOTHING}: none of {len(payloads)} sampled points of {source.name!r} holds text at {wanted!r}. Fields holding text: {listed}.")
+        raise Refused(
+            f"{NOTHING}: none of {len(payloads)} sampled points of {source.name!r} holds text at {wanted!r}. Fields holding text: {listed}."
+        )
     return text
 
 
@@ -166,11 +184,15 @@ async def _plan(
     context.settings.check_collection_allowed(target)
     if target in taken:
         what = f"an alias of {aliases[target]!r}" if target in aliases else "a collection"
-        raise AlreadyExists(f"{NOTHING}: the target {target!r} exists already ({what}). Choose another name with 'target', or leave it out for {target_name(source.name, embedder.spec.name, taken)!r}.")
+        raise AlreadyExists(
+            f"{NOTHING}: the target {target!r} exists already ({what}). Choose another name with 'target', or leave it out for {target_name(source.name, embedder.spec.name, taken)!r}."
+        )
     if request.alias is not None and aliases.get(request.alias, source.name) != source.name:
         raise Refused(f"{NOTHING}: alias {request.alias!r} points to {aliases[request.alias]!r}, not to the source {source.name!r}.")
     if request.alias is not None and request.alias in collections:
-        raise Refused(f"{NOTHING}: {request.alias!r} is a collection, so no alias can have that name. Choose another alias, and have the app use it.")
+        raise Refused(
+            f"{NOTHING}: {request.alias!r} is a collection, so no alias can have that name. Choose another alias, and have the app use it."
+        )
     new_name = replaced.name if request.new_vector is None else request.new_vector
     if new_name != replaced.name and source.field(new_name) is not None:
         raise Refused(f"{NOTHING}: {source.name!r} has a vector {new_name!r} already, which is copied. Choose another 'new_vector'.")
@@ -290,7 +312,9 @@ async def _answer(
         summary=context.notice(migration.source.connection) + summary,
         warnings=warnings,
         next_step=None if is_dry_run else step,
-        undo="Nothing was changed." if is_dry_run else "finish_migration with action='discard_new' deletes the target; the source is never touched.",
+        undo="Nothing was changed."
+        if is_dry_run
+        else "finish_migration with action='discard_new' deletes the target; the source is never touched.",
         migration_id=migration.id,
         phase=migration.phase.value,
         is_dry_run=is_dry_run,

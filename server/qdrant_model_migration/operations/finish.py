@@ -51,9 +51,13 @@ async def _facts(gateway: Gateway, ledger: Ledger, migration: Migration, action:
             else f"None: {doomed!r} is gone for good."
         )
         if not has_snapshots:
-            warnings.append(f"No snapshot is made first: {'the embedded database has none' if gateway.connection.is_embedded else 'snapshot_first=false'}.")
+            warnings.append(
+                f"No snapshot is made first: {'the embedded database has none' if gateway.connection.is_embedded else 'snapshot_first=false'}."
+            )
     if action == "delete_old" and source in collections and not has_numbers(await gateway.describe(source)):
-        warnings.append(f"{source!r} has several shards: writes that reached it after the swap cannot be told from older ones and would be deleted with it.")
+        warnings.append(
+            f"{source!r} has several shards: writes that reached it after the swap cannot be told from older ones and would be deleted with it."
+        )
     return FinishPlan(code="", action=action, deletes=deletes, keeps=keeps, counts=counts, warnings=warnings, undo=undo, expires_at="")
 
 
@@ -71,7 +75,8 @@ async def plan_finish(gateway: Gateway, ledger: Ledger, migration: Migration, ac
     digest = _digest(plan, migration, snapshot_first=snapshot_first)
     name = migration.target.collection if action == "discard_new" else migration.source.collection
     arguments = {"action": action, "snapshot_first": snapshot_first}
-    code, expires_at = await issue_plan(ledger, migration.id, kind="finish", name=name, digest=digest, arguments=arguments)
+    text = f"{action}: deletes {', '.join(plan.deletes) or 'nothing'}; keeps {', '.join(plan.keeps)}. {' '.join(plan.warnings)}"
+    code, expires_at = await issue_plan(ledger, migration.id, kind="finish", name=name, digest=digest, arguments=arguments, text=text)
     return plan.model_copy(update={"code": code, "expires_at": expires_at})
 
 
@@ -129,7 +134,9 @@ async def _refuse_while_changing(work: Work) -> None:
     gap, _ = await sweep(work)
     after = await work.source.points.watermark(name)
     if before is not None and after is not None and after > before + 1:
-        raise Refused(f"Nothing was deleted: {name!r} still changes ({after - before - 1} operations just now). Find the writer that was not moved.")
+        raise Refused(
+            f"Nothing was deleted: {name!r} still changes ({after - before - 1} operations just now). Find the writer that was not moved."
+        )
     if gap.carried_over:
         raise Refused(
             f"Nothing was deleted: {gap.carried_over} late writes to {name!r} were just carried over, so somebody wrote to it since the swap. "

@@ -20,6 +20,7 @@ async def issue_plan(
     name: str,
     digest: str,
     arguments: dict[str, Any],
+    text: str,
     overrides: tuple[str, ...] = (),
 ) -> tuple[str, str]:
     """Keep a plan and return (code, when it expires). The same facts asked for again give the same unused plan."""
@@ -29,7 +30,9 @@ async def issue_plan(
         if held is not None and held.is_used:
             continue
         expires = time.time() + PLAN_LIFE_S
-        record = PlanRecord(code=code, kind=kind, facts_digest=digest, arguments=arguments, expires_at=expires, overrides=overrides)
+        record = PlanRecord(
+            code=code, kind=kind, facts_digest=digest, arguments=arguments, expires_at=expires, text=text, overrides=overrides
+        )
         await ledger.add_plan(migration_id, record)
         return code, datetime.fromtimestamp(expires, UTC).isoformat(timespec="seconds")
     raise Refused(f"Migration {migration_id} has used up its plans for these facts; start a new migration.")
@@ -43,7 +46,9 @@ async def redeem(ledger: Ledger, migration_id: str, code: str, kind: Literal["sw
     """
     plan = await ledger.plan(migration_id, code.strip())
     if plan is None or plan.kind != kind:
-        raise Refused(f"Nothing was changed: no plan {code!r} was made for migration {migration_id}. Call again without 'plan', show the plan, and pass its code after the person agreed.")
+        raise Refused(
+            f"Nothing was changed: no plan {code!r} was made for migration {migration_id}. Call again without 'plan', show the plan, and pass its code after the person agreed."
+        )
     if plan.is_used:
         return "this plan was carried out already; a code works once"
     if time.time() > plan.expires_at:

@@ -73,7 +73,13 @@ class LocalOperations:
         self._running: dict[str, _Local] = {}
 
     async def carry_out(
-        self, context: OperationContext, key: str, act: Callable[[Report], Awaitable[Any]], *, wait_s: float = WAIT_S, report: Report = _no_report
+        self,
+        context: OperationContext,
+        key: str,
+        act: Callable[[Report], Awaitable[Any]],
+        *,
+        wait_s: float = WAIT_S,
+        report: Report = _no_report,
     ) -> Any | None:
         """The outcome, or None while it goes on.
 

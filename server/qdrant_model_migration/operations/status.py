@@ -57,7 +57,11 @@ async def status(
 
 
 def _is_moving(result: StatusResult) -> bool:
-    return result.worker.state == "running" and result.phase in ("target_created", "backfilling", "backfilled", "verified") and not result.error
+    return (
+        result.worker.state == "running"
+        and result.phase in ("target_created", "backfilling", "backfilled", "verified")
+        and not result.error
+    )
 
 
 async def read_status(context: OperationContext, ledger: Ledger, migration: Migration) -> StatusResult:
@@ -75,7 +79,9 @@ async def read_status(context: OperationContext, ledger: Ledger, migration: Migr
     step, later = _next_step(migration, worker, is_paused=pace.is_paused, progress=progress)
     warnings = [f"{migration.error}"] if migration.error else []
     if worker.state == "stalled" and migration.phase is Phase.BACKFILLING:
-        warnings.append(f"The worker on {worker.host} was last heard of {worker.heartbeat_age_s:.0f} s ago; start_backfill takes the work over, nothing is lost.")
+        warnings.append(
+            f"The worker on {worker.host} was last heard of {worker.heartbeat_age_s:.0f} s ago; start_backfill takes the work over, nothing is lost."
+        )
     return StatusResult(
         summary=context.notice(migration.target.connection) + _summary(migration, worker, progress, is_paused=pace.is_paused),
         warnings=warnings,
@@ -104,7 +110,13 @@ def worker_of(lease: Lease) -> Worker:
     if lease.owner is None:
         return Worker(state="none", log=lease.log)
     age = (datetime.now(UTC) - datetime.fromisoformat(lease.at)).total_seconds() if lease.at else 0.0
-    return Worker(state="stalled" if age > lease.lease_s else "running", host=lease.host, pid=lease.pid, heartbeat_age_s=round(max(0.0, age), 1), log=lease.log)
+    return Worker(
+        state="stalled" if age > lease.lease_s else "running",
+        host=lease.host,
+        pid=lease.pid,
+        heartbeat_age_s=round(max(0.0, age), 1),
+        log=lease.log,
+    )
 
 
 def _summary(migration: Migration, worker: Worker, progress: Progress, *, is_paused: bool) -> str:
@@ -157,7 +169,11 @@ def _next_step(migration: Migration, worker: Worker, *, is_paused: bool, progres
         Phase.VERIFIED: NextStep(tool="compare_models", arguments=me, why="see whether the new model finds as well")
         if migration.comparison is None and migration.source_match is not None and migration.source_match.is_match
         else NextStep(tool="swap_alias", arguments=me, why="see the plan of the cutover; it changes nothing yet"),
-        Phase.CUT_OVER: NextStep(tool="finish_migration", arguments={**me, "action": "keep_old"}, why="see the plan that ends the migration and keeps the old collection"),
+        Phase.CUT_OVER: NextStep(
+            tool="finish_migration",
+            arguments={**me, "action": "keep_old"},
+            why="see the plan that ends the migration and keeps the old collection",
+        ),
         Phase.ROLLED_BACK: NextStep(tool="start_backfill", arguments=me, why="bring the target up to date again"),
     }
     return steps.get(phase), None

@@ -45,7 +45,9 @@ async def swap_facts(gateway: Gateway, migration: Migration, direction: Directio
         source = await gateway.describe(migration.source.collection)
         old = source.field(migration.embed.source_field or "")
         breaks = breaks_of(migration, moves, old.size if old else None)
-        undo = f"swap_alias with direction='back' points {', '.join(repr(m.alias) for m in moves)} to {migration.source.collection!r} again."
+        undo = (
+            f"swap_alias with direction='back' points {', '.join(repr(m.alias) for m in moves)} to {migration.source.collection!r} again."
+        )
         overrides = overrides_of(migration)
     else:
         migration.check_allows("swap_alias:back")
@@ -84,9 +86,16 @@ async def plan_swap(gateway: Gateway, ledger: Ledger, migration: Migration, dire
         name=facts.moves[0].alias,
         digest=facts.digest(with_counts=migration.writes == "frozen"),
         arguments={"direction": direction, "alias": alias},
+        text=_question(facts),
         overrides=facts.overrides,
     )
     return shown(facts, code, expires_at)
+
+
+def _question(facts: SwapFacts) -> str:
+    moves = "; ".join(f"alias {m.alias!r}: {m.previous or '(new)'} -> {m.current}" for m in facts.moves)
+    accepts = f" Agreeing accepts: {'; '.join(facts.overrides)}." if facts.overrides else ""
+    return f"{moves}. {' '.join(facts.breaks[:2])}{accepts}"
 
 
 async def why_void(context: OperationContext, migration: Migration, direction: Direction, alias: str | None, code: str) -> str | None:
@@ -159,7 +168,9 @@ async def _interrupted(work: Work, direction: Direction) -> tuple[Moved, ...]:
     aliases = await work.target.aliases()
     if any(aliases.get(m.alias) not in (m.previous, m.current) for m in moves):
         await work.change(lambda m: m.model_copy(update={"intent": None}))
-        raise Refused("The swap was interrupted, and somebody moved an alias since. Nothing more was changed; look at the aliases and plan again.")
+        raise Refused(
+            "The swap was interrupted, and somebody moved an alias since. Nothing more was changed; look at the aliases and plan again."
+        )
     return moves
 
 

@@ -30,7 +30,9 @@ async def sweep(work: Work) -> tuple[WriteGap, list[str]]:
     target = await work.target.describe(work.migration.target.collection)
     is_numbered = has_numbers(work.source_collection, target)
     if not is_numbered:
-        notes.append("The collections have several shards, whose operations are not numbered together: late writes cannot be told from newer ones and are only counted.")
+        notes.append(
+            "The collections have several shards, whose operations are not numbered together: late writes cannot be told from newer ones and are only counted."
+        )
     pending: list[Difference] = []
     expected = await expectation(work, checks_embedded=False)
     async for difference in differences(work, expected, Tally()):

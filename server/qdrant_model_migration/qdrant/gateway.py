@@ -37,7 +37,8 @@ class ServerFacts(BaseModel):
     @property
     def parsed(self) -> Version:
         numbers = [int("".join(c for c in part if c.isdigit()) or 0) for part in self.version.split("-")[0].split(".")[:3]]
-        return (numbers + [0, 0, 0])[0], (numbers + [0, 0, 0])[1], (numbers + [0, 0, 0])[2]
+        major, minor, patch = [*numbers, 0, 0, 0][:3]
+        return major, minor, patch
 
     def can(self, feature: str) -> bool:
         """Whether this version is new enough; the embedded database follows the client, which has them all."""

@@ -176,5 +176,5 @@ def _plain(point_id: Any) -> PointId | None:
     if point_id is None or isinstance(point_id, int):
         return point_id
     if hasattr(point_id, "num") or hasattr(point_id, "uuid"):
-        return point_id.uuid if point_id.uuid else int(point_id.num)
+        return point_id.uuid or int(point_id.num)
     return untag(f"u:{point_id}")

@@ -60,12 +60,16 @@ class Drivers:
         folder.mkdir(parents=True, exist_ok=True)
         log = folder / f"{migration.id}.log"
         command = [sys.executable, "-m", "qdrant_model_migration", "worker", migration.id, "--connection", migration.target.connection]
-        detached: dict[str, object] = (
-            {"creationflags": 0x00000008 | 0x00000200} if sys.platform == "win32" else {"start_new_session": True}
-        )
+        detached: dict[str, object] = {"creationflags": 0x00000008 | 0x00000200} if sys.platform == "win32" else {"start_new_session": True}
         with log.open("ab") as out:
             child = subprocess.Popen(  # type: ignore[call-overload]  # noqa: S603 - our own interpreter and module, an id from the ledger
-                [*command, "--log", str(log)], stdin=subprocess.DEVNULL, stdout=out, stderr=out, cwd=folder, env=child_environment(), **detached
+                [*command, "--log", str(log)],
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+                cwd=folder,
+                env=child_environment(),
+                **detached,
             )
         self._children[migration.id] = (child, time.monotonic())
 

@@ -16,7 +16,7 @@ from qdrant_model_migration.operations.catch_up import catch_up_pass
 from qdrant_model_migration.operations.context import OperationContext
 from qdrant_model_migration.operations.work import Work
 from qdrant_model_migration.qdrant.probe import prove_guard
-from qdrant_model_migration.results import Progress
+from qdrant_model_migration.results import Lag, Progress
 from qdrant_model_migration.worker.lease import HeldLease, take_lease
 from qdrant_model_migration.worker.operations import carry_out
 from qdrant_model_migration.worker.pipeline import Pipeline
@@ -195,7 +195,11 @@ class Driver:
         if work.migration.phase is Phase.BACKFILLING:
             await self._backfill(work)
             return "worked"
-        if work.migration.phase in (Phase.BACKFILLED, Phase.VERIFIED) and work.migration.writes != "frozen" and not work.source.connection.is_embedded:
+        if (
+            work.migration.phase in (Phase.BACKFILLED, Phase.VERIFIED)
+            and work.migration.writes != "frozen"
+            and not work.source.connection.is_embedded
+        ):
             return await self._keep_up(work)
         work.progress.stage = work.migration.phase.value
         return "idle"
@@ -215,7 +219,7 @@ class Driver:
             lag, _ = await catch_up_pass(work)
             found.append(lag.missing + lag.extra + lag.changed)
             is_done = has_converged(found, work.source_collection.points, is_frozen=is_frozen)
-            await work.change(lambda m, lag=lag, is_done=is_done: m.model_copy(update={"lag": lag.model_copy(update={"has_converged": is_done})}))  # type: ignore[misc]
+            await _record_lag(work, lag.model_copy(update={"has_converged": is_done}))
             if is_done:
                 break
         else:
@@ -224,7 +228,10 @@ class Driver:
                 + (", although writes were said to be frozen." if is_frozen else ". Slow the writers down, or use writes='dual_write'.")
             )
         await work.change(lambda m: m.model_copy(update={"phase": m.after("converged"), "error": None}))
-        await work.record("backfilled", f"{work.progress.written} written, {work.progress.skipped} skipped, {work.progress.failed} failed; passes found {found}")
+        await work.record(
+            "backfilled",
+            f"{work.progress.written} written, {work.progress.skipped} skipped, {work.progress.failed} failed; passes found {found}",
+        )
         self._caught_up_at = anyio.current_time()
 
     async def _keep_up(self, work: Work) -> Step:
@@ -257,3 +264,5 @@ class Driver:
         await work.record("stopped", str(error))
 
 
+async def _record_lag(work: Work, lag: Lag) -> None:
+    await work.change(lambda m: m.model_copy(update={"lag": lag}))

@@ -83,7 +83,9 @@ async def _record_verification(work: Work, found: Verification) -> None:
         return migration.model_copy(update={"verification": found, "phase": migration.after(event)})  # type: ignore[arg-type]
 
     await work.change(change)
-    await work.record(event, "; ".join(found.problems) or f"{found.target_points} points proven equal, {found.provenance.sampled} vectors embedded again")
+    await work.record(
+        event, "; ".join(found.problems) or f"{found.target_points} points proven equal, {found.provenance.sampled} vectors embedded again"
+    )
 
 
 async def _repair(work: Work, arguments: dict[str, Any]) -> BaseModel:

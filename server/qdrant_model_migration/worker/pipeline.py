@@ -156,4 +156,3 @@ class Pipeline:
         progress.failed = sum(r.failed for r in found)
         progress.tokens = sum(r.tokens for r in found)
         progress.truncated = sum(r.truncated for r in found)
-

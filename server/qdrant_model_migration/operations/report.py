@@ -1,0 +1,58 @@
+"""How does a migration read afterwards? A Markdown report from the ledger alone."""
+
+from __future__ import annotations
+
+from qdrant_model_migration.domain.cutover import comparison_line
+from qdrant_model_migration.domain.migration import Migration
+from qdrant_model_migration.qdrant.ledger import Ledger
+
+
+async def markdown_report(ledger: Ledger, migration: Migration) -> str:
+    """What was done, what was proven, what was decided; in the order of the audit trail."""
+    ranges = await ledger.ranges(migration.id)
+    failed = await ledger.failed(migration.id)
+    lines = [
+        f"# Migration {migration.id}",
+        "",
+        f"{migration.source.collection} -> {migration.target.collection}, strategy {migration.strategy}, phase {migration.phase.value}.",
+        f"Model {migration.model.name} ({migration.model.dimensions} dimensions), text from `{migration.text_field}`.",
+        "",
+        "## Backfill",
+        f"{sum(r.written for r in ranges):,} points written, {sum(r.skipped for r in ranges):,} skipped, {len(failed)} accounted for; "
+        f"{sum(r.tokens for r in ranges):,} tokens, {sum(r.truncated for r in ranges):,} texts longer than the model reads.",
+        "",
+        "## Verification",
+        *_verification(migration),
+        "",
+        "## Comparison",
+        comparison_line(migration.comparison),
+        "",
+        "## Cutover",
+        *_cutover(migration),
+        "",
+        "## Events",
+        *(f"- {e.at} {e.event}: {e.text}" for e in await ledger.events(migration.id)),
+    ]
+    if failed:
+        lines += ["", "## Accounted points", *(f"- {f.point_id}: {f.reason}" for f in failed[:100])]
+    return "\n".join(lines) + "\n"
+
+
+def _verification(migration: Migration) -> list[str]:
+    found = migration.verification
+    if found is None:
+        return ["None."]
+    provenance = found.provenance
+    return [
+        f"{found.at}: {'complete' if found.is_complete else 'not complete: ' + '; '.join(found.problems)}. "
+        f"{found.source_points:,} points in the source, {found.target_points:,} in the target; {found.missing} missing, {found.extra} extra, "
+        f"{found.changed} changed, {found.bad_vectors} bad vectors, {found.accounted} accounted for.",
+        f"{provenance.sampled} vectors embedded again: {provenance.wrong} wrong, least cosine {provenance.min_cosine} (threshold {provenance.threshold}).",
+    ]
+
+
+def _cutover(migration: Migration) -> list[str]:
+    if migration.cutover is None:
+        return ["None."]
+    lines = [f"- {m.alias}: {m.previous or '(new)'} -> {m.current} at {migration.cutover.at}" for m in migration.cutover.moves]
+    return lines + [f"- accepted: {text}" for text in migration.accepted]

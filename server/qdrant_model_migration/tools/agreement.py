@@ -1,0 +1,52 @@
+"""Did the person agree? Asked where the host can ask; a no wins over any code."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mcp.server.elicitation import AcceptedElicitation, ElicitationResult
+from mcp.server.mcpserver import Context
+from mcp.server.mcpserver.resolve import Elicit
+from pydantic import BaseModel, Field
+
+from qdrant_model_migration.errors import MigrationError
+from qdrant_model_migration.operations.status import find_migration
+from qdrant_model_migration.tools.support import app_of
+
+
+class Agreement(BaseModel):
+    """The answer to the question whether a plan is to be carried out."""
+
+    agreed: bool = Field(description="Carry the plan out?")
+
+
+def can_ask(ctx: Context[Any, Any]) -> bool:
+    """Whether the host shows questions to the person (form elicitation; a bare capability counts as that)."""
+    capabilities = ctx.client_capabilities
+    elicitation = capabilities.elicitation if capabilities is not None else None
+    return elicitation is not None and (elicitation.form is not None or elicitation.url is None)
+
+
+async def ask(
+    ctx: Context[Any, Any], migration_id: str, plan: str | None = None, connection: str | None = None
+) -> Agreement | Elicit[Agreement]:
+    """Ask before a plan is carried out. A call without a plan changes nothing and needs no answer; nor does a plan that is unknown.
+
+    Where the host cannot ask, the code is what remains: it exists only because the plan was shown first.
+    """
+    if plan is None or not can_ask(ctx):
+        return Agreement(agreed=True)
+    try:
+        ledger, migration = await find_migration(app_of(ctx).context, migration_id, connection)
+        held = await ledger.plan(migration.id, plan.strip())
+    except MigrationError:
+        held = None
+    if held is None or held.is_used:
+        # The call itself answers what is wrong with it.
+        return Agreement(agreed=True)
+    return Elicit(f"Migration {migration_id}, plan {held.code}: {held.text} Carry it out?", Agreement)
+
+
+def is_agreed(outcome: ElicitationResult[Agreement]) -> bool:
+    """Only a plain yes is one."""
+    return isinstance(outcome, AcceptedElicitation) and outcome.data.agreed

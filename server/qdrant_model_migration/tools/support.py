@@ -1,0 +1,112 @@
+"""What do all tools share? The process's state, the one place where our errors become tool errors, and the question to the person."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Annotated, Any, ParamSpec, TypeVar
+
+from mcp.server.mcpserver import Context
+from mcp.server.mcpserver.exceptions import ToolError
+from mcp.types import ToolAnnotations
+from pydantic import BaseModel, Field
+
+from qdrant_model_migration.domain.migration import Migration, Operation
+from qdrant_model_migration.errors import MigrationError
+from qdrant_model_migration.operations.context import OperationContext
+from qdrant_model_migration.operations.requests import LocalOperations, Report
+from qdrant_model_migration.results import NextStep, Progress
+from qdrant_model_migration.worker.detach import Drivers
+
+LOG = logging.getLogger(__name__)
+P = ParamSpec("P")
+R = TypeVar("R")
+
+MigrationId = Annotated[str, Field(description="the id that create_target returned, for example 'm-7f3a21'", max_length=64)]
+Connection = Annotated[
+    str | None, Field(description="a connection named in the configuration; leave out for the default one", max_length=100)
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class App:
+    """The state of one server process."""
+
+    context: OperationContext
+    drivers: Drivers
+    local: LocalOperations
+
+
+@dataclass(frozen=True, kw_only=True)
+class ToolSpec:
+    """A tool as it is registered."""
+
+    fn: Callable[..., Awaitable[BaseModel]]
+    title: str
+    description: str
+    annotations: ToolAnnotations
+
+    @property
+    def name(self) -> str:
+        return self.fn.__name__
+
+    @property
+    def is_writing(self) -> bool:
+        return not self.annotations.read_only_hint
+
+
+def read_only() -> ToolAnnotations:
+    return ToolAnnotations(read_only_hint=True, destructive_hint=False, idempotent_hint=True, open_world_hint=True)
+
+
+def writing(*, destructive: bool = False, idempotent: bool = True) -> ToolAnnotations:
+    return ToolAnnotations(read_only_hint=False, destructive_hint=destructive, idempotent_hint=idempotent, open_world_hint=True)
+
+
+def app_of(ctx: Context[Any, Any]) -> App:
+    """The process's state."""
+    app: App = ctx.request_context.lifespan_context
+    return app
+
+
+def answering(fn: Callable[P, Awaitable[R]]) -> Callable[P, Awaitable[R]]:
+    """Let the text of our own exceptions out. Anything else stays opaque to the host, which keeps secrets in, and is logged."""
+
+    @functools.wraps(fn)
+    async def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return await fn(*args, **kwargs)
+        except MigrationError as error:
+            raise ToolError(str(error)) from None
+
+    return call
+
+
+def reporter(ctx: Context[Any, Any]) -> Report:
+    """Progress notifications to the host."""
+
+    async def report(done: float, total: float | None, message: str) -> None:
+        await ctx.report_progress(done, total, message)
+
+    return report
+
+
+def again(tool: str, arguments: dict[str, Any]) -> NextStep:
+    """The same call, which attaches to the operation that goes on."""
+    return NextStep(tool=tool, arguments=arguments, why="it goes on in the background; the same call attaches to it")
+
+
+def progress_of(operation: Operation) -> Progress:
+    return operation.progress or Progress(stage="waiting for the worker")
+
+
+def running_summary(app: App, migration: Migration, what: str, progress: Progress) -> str:
+    """One line for an operation that is not over."""
+    share = f" ({progress.read:,} of {progress.total:,})" if progress.total and progress.read else ""
+    return f"{app.context.notice(migration.target.connection)}The {what} of migration {migration.id} goes on: {progress.stage}{share}."
+
+
+def without_none(arguments: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in arguments.items() if value is not None}

@@ -1,0 +1,139 @@
+"""Tool swap_alias."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from mcp.server.elicitation import ElicitationResult
+from mcp.server.mcpserver import Context
+from mcp.server.mcpserver.resolve import Resolve
+from pydantic import Field
+
+from qdrant_model_migration.domain.migration import Migration
+from qdrant_model_migration.operations.requests import carry_out
+from qdrant_model_migration.operations.status import find_migration
+from qdrant_model_migration.operations.swap import Direction, plan_swap, why_void
+from qdrant_model_migration.results import NextStep, SwapOutcome, SwapResult
+from qdrant_model_migration.tools.agreement import Agreement, ask, is_agreed
+from qdrant_model_migration.tools.support import App, Connection, MigrationId, ToolSpec, app_of, reporter, writing
+
+
+async def swap_alias(
+    ctx: Context[Any, Any],
+    migration_id: MigrationId,
+    agreement: Annotated[ElicitationResult[Agreement], Resolve(ask)],
+    alias: Annotated[
+        str | None, Field(description="move only this alias, or create it; all of the source's when left out", min_length=1, max_length=255)
+    ] = None,
+    direction: Annotated[Literal["forward", "back"], Field(description="forward: to the target; back: the rollback")] = "forward",
+    plan: Annotated[
+        str | None, Field(description="the code of the plan that the person agreed to; leave out for the plan", max_length=100)
+    ] = None,
+    connection: Connection = None,
+) -> SwapResult:
+    app = app_of(ctx)
+    ledger, migration = await find_migration(app.context, migration_id, connection)
+    if plan is None:
+        return await _planned(app, migration, direction, alias, None)
+    if not is_agreed(agreement):
+        return _declined(app, migration)
+    done = await ledger.operation(migration.id, f"swap-{plan.strip()}")
+    if done is None or done.state == "failed":
+        void = await why_void(app.context, migration, direction, alias, plan)
+        if void is not None:
+            return await _planned(app, migration, direction, alias, void)
+    arguments = {"direction": direction, "alias": alias, "code": plan.strip()}
+    operation = await carry_out(app.context, migration, "swap", arguments, report=reporter(ctx), key=f"swap-{plan.strip()}")
+    migration = await ledger.migration(migration.id)
+    notice = app.context.notice(migration.target.connection)
+    if operation.state != "done":
+        # The code must not travel in next_step; the status tells when it is over.
+        step = NextStep(tool="migration_status", arguments={"migration_id": migration.id, "wait_seconds": 30}, why="see the swap through")
+        return SwapResult(
+            summary=f"{notice}The swap of migration {migration.id} goes on.", next_step=step, state="running", migration_id=migration.id,
+            phase=migration.phase.value, undo=_undo(migration, direction),
+        )  # fmt: skip
+    return _swapped(notice, migration, direction, SwapOutcome.model_validate(operation.result))
+
+
+async def _planned(app: App, migration: Migration, direction: Direction, alias: str | None, refusal: str | None) -> SwapResult:
+    gateway, ledger = await app.context.gateway(migration.target.connection), await app.context.ledger(migration.target.connection)
+    made = await plan_swap(gateway, ledger, migration, direction, alias)
+    moves = "; ".join(f"{m.alias}: {m.from_collection or '(new)'} -> {m.to_collection}" for m in made.moves)
+    head = f"Nothing was changed: {refusal}. Here is the plan as things are now" if refusal else "The plan, nothing is changed yet"
+    return SwapResult(
+        summary=f"{app.context.notice(migration.target.connection)}{head}: {moves}. Show it to the person; after they agreed, call again with plan='{made.code}'.",
+        warnings=[f"Agreeing accepts: {text}" for text in made.overrides],
+        migration_id=migration.id,
+        phase=migration.phase.value,
+        plan=made,
+        refusal=refusal,
+        app_changes=list(migration.app_changes),
+    )
+
+
+def _declined(app: App, migration: Migration) -> SwapResult:
+    return SwapResult(
+        summary=(
+            f"{app.context.notice(migration.target.connection)}The person said no: nothing was changed. Choices: look at the comparison again, repair or "
+            "verify first, agree later (the plan stays valid until it expires), or discard the target with finish_migration(action='discard_new')."
+        ),
+        migration_id=migration.id,
+        phase=migration.phase.value,
+        refusal="the person declined",
+    )
+
+
+def _undo(migration: Migration, direction: Direction) -> str:
+    if direction == "forward":
+        return "swap_alias with direction='back' returns the readers to the old collection."
+    return "start_backfill, verify_target and a new swap move forward again."
+
+
+def _swapped(notice: str, migration: Migration, direction: Direction, outcome: SwapOutcome) -> SwapResult:
+    gap = outcome.write_gap
+    late = (
+        f" Late writes: {gap.carried_over} carried over, {gap.superseded} superseded, {gap.unresolved} unresolved."
+        if direction == "forward"
+        else ""
+    )
+    warnings = list(outcome.notes)
+    if gap.unresolved:
+        warnings.append(
+            f"{gap.unresolved} points differ and it cannot be told which side is newer, for example {', '.join(gap.unresolved_samples[:3])}."
+        )
+    step = (
+        NextStep(
+            tool="finish_migration",
+            arguments={"migration_id": migration.id, "action": "keep_old"},
+            why="when the app runs well with the new model: see the plan that ends the migration and keeps the old collection",
+        )
+        if direction == "forward"
+        else NextStep(tool="migration_status", arguments={"migration_id": migration.id}, why="see what can follow a rollback")
+    )
+    return SwapResult(
+        summary=f"{notice}Alias {outcome.alias!r} now points to {outcome.current!r} (before: {outcome.previous or 'nothing'}).{late}",
+        warnings=warnings,
+        next_step=step,
+        undo=_undo(migration, direction),
+        migration_id=migration.id,
+        phase=migration.phase.value,
+        alias=outcome.alias,
+        previous=outcome.previous,
+        current=outcome.current,
+        write_gap=gap,
+        app_changes=list(migration.app_changes),
+    )
+
+
+SPEC = ToolSpec(
+    fn=swap_alias,
+    title="Swap the alias, or roll back",
+    description=(
+        "Move the readers to the target (forward) or back to the old collection, in two calls. The first, without plan, changes nothing and returns "
+        "what would move, the counts, the comparison, what breaks and how to undo it, with a code. Show that plan to the person, and pass its code "
+        "only after they agreed in their own words; never invent a code or agree for them. It is refused when the target is not verified, and "
+        "answered with a new plan when a fact changed. Late writes to the source are carried over and counted."
+    ),
+    annotations=writing(destructive=True, idempotent=False),
+)

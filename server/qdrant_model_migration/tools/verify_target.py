@@ -1,0 +1,100 @@
+"""Tool verify_target."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from mcp.server.mcpserver import Context
+from pydantic import Field
+
+from qdrant_model_migration.domain.migration import Migration
+from qdrant_model_migration.operations.requests import carry_out
+from qdrant_model_migration.operations.status import find_migration
+from qdrant_model_migration.results import NextStep, Verification, VerifyResult
+from qdrant_model_migration.tools.support import (
+    App,
+    Connection,
+    MigrationId,
+    ToolSpec,
+    again,
+    app_of,
+    progress_of,
+    read_only,
+    reporter,
+    running_summary,
+)
+
+
+async def verify_target(
+    ctx: Context[Any, Any],
+    migration_id: MigrationId,
+    provenance_sample: Annotated[int, Field(description="vectors embedded again to prove the model", ge=0, le=10_000)] = 200,
+    connection: Connection = None,
+) -> VerifyResult:
+    app = app_of(ctx)
+    ledger, migration = await find_migration(app.context, migration_id, connection)
+    migration.check_allows("verify_target")
+    arguments = {"provenance_sample": provenance_sample}
+    operation = await carry_out(app.context, migration, "verify", arguments, report=reporter(ctx))
+    migration = await ledger.migration(migration.id)
+    if operation.state != "done":
+        progress = progress_of(operation)
+        return VerifyResult(
+            summary=running_summary(app, migration, "verification", progress),
+            next_step=again("verify_target", {"migration_id": migration.id, **arguments}),
+            state="running",
+            migration_id=migration.id,
+            phase=migration.phase.value,
+            is_complete=None,
+            progress=progress,
+        )
+    return verified(app, migration, Verification.model_validate(operation.result))
+
+
+def verified(app: App, migration: Migration, found: Verification) -> VerifyResult:
+    """The answer for a finished verification."""
+    source, target = migration.source.collection, migration.target.collection
+    me = {"migration_id": migration.id}
+    if found.is_complete:
+        share = f", at most {found.provenance.upper_bound:.2%} of the others could be wrong" if found.provenance.upper_bound else ""
+        summary = (
+            f"Complete: {found.target_points:,} points of {target!r} equal those of {source!r}; {found.provenance.sampled} vectors embedded again "
+            f"agree (least cosine {found.provenance.min_cosine}{share})."
+        )
+        is_comparable = migration.source_match is not None and migration.source_match.is_match
+        step = (
+            NextStep(tool="compare_models", arguments=me, why="see whether the new model finds as well")
+            if is_comparable
+            else NextStep(tool="swap_alias", arguments=me, why="see the plan of the cutover; it changes nothing yet")
+        )
+    else:
+        summary = f"Not complete: {'; '.join(found.problems)}."
+        step = NextStep(tool="repair_target", arguments=me, why="put right what was found")
+        if found.problems == ["the index is still being built"]:
+            step = NextStep(tool="verify_target", arguments=me, why="look again when the index is built")
+    warnings = []
+    if found.accounted:
+        warnings.append(
+            f"{found.accounted} points have no vector of the new model, by the stated policy or because they could not be embedded."
+        )
+    return VerifyResult(
+        summary=app.context.notice(migration.target.connection) + summary,
+        warnings=warnings,
+        next_step=step if migration.phase.value in ("backfilled", "verified") else None,
+        migration_id=migration.id,
+        phase=migration.phase.value,
+        **found.model_dump(exclude={"problems", "at", "lease_epoch"}),
+    )
+
+
+SPEC = ToolSpec(
+    fn=verify_target,
+    title="Verify the target",
+    description=(
+        "Prove that the target is complete and right: every id, payload and vector compared with the source, a sample embedded again to prove that "
+        "the vectors come from the stated model, configuration and index checked. Use it when the backfill is done, and again before a swap that is "
+        "more than 15 minutes later. It never writes to either collection's data. Whether the new model searches as well is compare_models. A long "
+        "one returns state='running': make the same call again."
+    ),
+    annotations=read_only(),
+)
