@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
-from mcp.server.mcpserver import MCPServer
+from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.mcpserver.exceptions import ResourceError
 
 from qdrant_model_migration import __version__
@@ -17,7 +18,7 @@ from qdrant_model_migration.operations.requests import LocalOperations
 from qdrant_model_migration.operations.status import find_migration, read_status
 from qdrant_model_migration.settings import Settings
 from qdrant_model_migration.tools import TOOLS
-from qdrant_model_migration.tools.support import App, answering
+from qdrant_model_migration.tools.support import App, answering, app_of
 from qdrant_model_migration.worker.detach import Drivers
 
 NAME = "qdrant-model-migration"
@@ -59,36 +60,30 @@ def build_server(settings: Settings) -> MCPServer[App]:
         if spec.is_writing and settings.is_read_only:
             continue
         server.add_tool(answering(spec.fn), title=spec.title, description=spec.description, annotations=spec.annotations)
-    _add_resources(server, settings)
+    _add_resources(server)
     _add_prompts(server)
     return server
 
 
-def _add_resources(server: MCPServer[App], settings: Settings) -> None:
+def _add_resources(server: MCPServer[App]) -> None:
     @server.resource(SKILL_URI, name="SKILL.md", title="Guidance on changing embedding models in Qdrant", mime_type="text/markdown")
     def skill() -> str:
         return guidance_text()
 
-    @asynccontextmanager
-    async def opened() -> AsyncIterator[OperationContext]:
-        async with OperationContext(settings) as context:
-            yield context
-
     @server.resource("migration://{migration_id}", name="migration", title="A migration as recorded", mime_type="application/json")
-    async def migration(migration_id: str) -> str:
+    async def migration(migration_id: str, ctx: Context[Any, Any]) -> str:
+        context = app_of(ctx).context
         try:
-            async with opened() as context:
-                ledger, found = await find_migration(context, migration_id)
-                return (await read_status(context, ledger, found)).model_dump_json(indent=2)
+            ledger, found = await find_migration(context, migration_id)
+            return (await read_status(context, ledger, found)).model_dump_json(indent=2)
         except MigrationError as error:
             raise ResourceError(str(error)) from None
 
     @server.resource("migration://{migration_id}/report", name="migration-report", title="Report of a migration", mime_type="text/markdown")
-    async def report(migration_id: str) -> str:
+    async def report(migration_id: str, ctx: Context[Any, Any]) -> str:
         try:
-            async with opened() as context:
-                ledger, found = await find_migration(context, migration_id)
-                return await markdown_report(ledger, found)
+            ledger, found = await find_migration(app_of(ctx).context, migration_id)
+            return await markdown_report(ledger, found)
         except MigrationError as error:
             raise ResourceError(str(error)) from None
 

@@ -59,7 +59,7 @@ class DualWriter:
 {text_of}
 '''
 
-_TEXT_OF_PATH = '''\
+_TEXT_OF_PATH = """\
 def text_of(payload: dict):
     import json
 
@@ -74,9 +74,9 @@ def text_of(payload: dict):
                     value = None
             value = value.get(part) if isinstance(value, dict) else None
     return value if isinstance(value, str) and value.strip() else None
-'''
+"""
 
-_TEXT_OF_TEMPLATE = '''\
+_TEXT_OF_TEMPLATE = """\
 def text_of(payload: dict):
     # TEXT is the migration's text_field; text_of_path reads one of its places.
     parts = {{name: text_of_path(payload, name) for name in {names!r}}}
@@ -96,7 +96,7 @@ def text_of_path(payload: dict, path: str) -> str:
             value = value.get(part) if isinstance(value, dict) else None
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     return value if isinstance(value, str) else str(value) if is_number else ""
-'''
+"""
 
 
 def dual_write_snippet(migration: Migration) -> str:
@@ -131,20 +131,26 @@ def app_changes(migration: Migration, aliases: list[str], old_dimensions: int | 
             f"Readers look up the model in the metadata of the collection behind the alias ({METADATA_KEY}.model) with every query; then the swap is enough. {query}."
         )
     else:
-        found.append(f"{query}, from the moment their collection is {target!r}: model and collection change together, in one release of each reader.")
+        found.append(
+            f"{query}, from the moment their collection is {target!r}: model and collection change together, in one release of each reader."
+        )
         if old_dimensions != model.dimensions:
             found.append(
                 f"A reader that still queries with the old model ({old_dimensions} dimensions) through a swapped alias fails with 'Wrong input: Vector dimension error'."
             )
         else:
-            found.append("A reader that still queries with the old model through a swapped alias gets nonsense without any error: both have the same dimensions.")
+            found.append(
+                "A reader that still queries with the old model through a swapped alias gets nonsense without any error: both have the same dimensions."
+            )
         if migration.readers == "rolling":
             found.append(
                 f"With a rolling deploy old and new readers live at once: let the new release name {target!r} (or a new alias to it) itself, keep both collections "
                 "current until the last old reader is gone, and swap the old alias only then."
             )
         else:
-            found.append(f"Name {target!r} or a new alias in the release that has the new model, or swap the alias at the moment of the deploy.")
+            found.append(
+                f"Name {target!r} or a new alias in the release that has the new model, or swap the alias at the moment of the deploy."
+            )
     if not aliases:
         found.append(
             f"No alias points to {migration.source.collection!r}: the app names the collection itself, so it must be changed to the alias that the swap creates, or to {target!r}."

@@ -120,7 +120,10 @@ class Collection(BaseModel):
 
 
 def _flattened(value: object, path: tuple[str, ...]) -> Iterator[tuple[str, object]]:
-    if isinstance(value, Mapping):
+    if path == ("metadata", METADATA_KEY):
+        # One fact, not eight.
+        yield ".".join(path), value
+    elif isinstance(value, Mapping):
         for key, inner in value.items():
             yield from _flattened(inner, (*path, str(key) if key != "" else '""'))
     elif value is not None:

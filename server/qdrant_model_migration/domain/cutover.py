@@ -64,7 +64,9 @@ def moves_forward(migration: Migration, aliases: dict[str, str], wanted: str | N
         return tuple(Moved(alias=alias, previous=source, current=target) for alias in pointing), ()
     where = aliases.get(wanted)
     if where not in (None, source):
-        raise Refused(f"Nothing was changed: alias {wanted!r} points to {where!r}, not to the source {source!r}. Aliases of the source: {', '.join(pointing) or 'none'}.")
+        raise Refused(
+            f"Nothing was changed: alias {wanted!r} points to {where!r}, not to the source {source!r}. Aliases of the source: {', '.join(pointing) or 'none'}."
+        )
     return (Moved(alias=wanted, previous=where, current=target),), tuple(alias for alias in pointing if alias != wanted)
 
 
@@ -79,7 +81,9 @@ def moves_back(migration: Migration, aliases: dict[str, str]) -> tuple[Moved, ..
     for moved in migration.cutover.moves:
         where = aliases.get(moved.alias)
         if where != moved.current:
-            raise Refused(f"Nothing was changed: alias {moved.alias!r} points to {where!r}, not to {moved.current!r} where the swap put it. Somebody moved it since; decide by hand.")
+            raise Refused(
+                f"Nothing was changed: alias {moved.alias!r} points to {where!r}, not to {moved.current!r} where the swap put it. Somebody moved it since; decide by hand."
+            )
         found.append(Moved(alias=moved.alias, previous=moved.current, current=moved.previous or migration.source.collection))
     return tuple(found)
 
@@ -111,7 +115,8 @@ def comparison_line(comparison: Comparison | None) -> str:
         return "No comparison was made: nothing shows how well the new model finds."
     metrics = [m for m in comparison.metrics if m.metric == comparison.primary_metric]
     values = "; ".join(
-        f"{m.model} {m.metric} {m.value:.3f}" + (f" ({m.difference:+.3f}, 95 % interval {m.ci_low:+.3f} to {m.ci_high:+.3f})" if m.difference is not None else "")
+        f"{m.model} {m.metric} {m.value:.3f}"
+        + (f" ({m.difference:+.3f}, 95 % interval {m.ci_low:+.3f} to {m.ci_high:+.3f})" if m.difference is not None else "")
         for m in metrics
     )
     kind = "judged" if comparison.is_judged else "not judged (difference, not quality)"
@@ -123,7 +128,9 @@ def overrides_of(migration: Migration) -> tuple[str, ...]:
     found = []
     comparison = migration.comparison
     if migration.gate is not None and comparison is None:
-        found.append(f"the comparison that create_target was given as a gate ({migration.gate.metric}, margin {migration.gate.margin}) was not made")
+        found.append(
+            f"the comparison that create_target was given as a gate ({migration.gate.metric}, margin {migration.gate.margin}) was not made"
+        )
     elif migration.gate is not None and comparison is not None and comparison.gate != "pass":
         found.append(f"the gate ({migration.gate.metric}, margin {migration.gate.margin}) failed: {comparison_line(comparison)}")
     elif comparison is not None and comparison.verdict == "worse":
@@ -145,7 +152,9 @@ def breaks_of(migration: Migration, moves: tuple[Moved, ...], old_dimensions: in
         found.append(f"Readers that still use the old model through {names} get nonsense without an error.")
     found.append(f"Readers and writers that name {migration.source.collection!r} itself are not moved.")
     if migration.writes == "live":
-        found.append("Writes that reach the source during the swap are carried over afterwards; where both sides changed, the target wins and it is listed.")
+        found.append(
+            "Writes that reach the source during the swap are carried over afterwards; where both sides changed, the target wins and it is listed."
+        )
     if migration.writes != "frozen":
         found.append(f"Writers through {names} must embed documents with {model.name} from that moment.")
     return tuple(found)

@@ -179,7 +179,9 @@ class Migration(BaseModel):
     @property
     def is_serving_source(self) -> bool:
         """Whether readers and writers are still with the source; afterwards nothing copies over what the app writes to the target."""
-        return self.cutover is None or self.phase is Phase.ROLLED_BACK or self.phase in (Phase.BACKFILLING, Phase.BACKFILLED, Phase.VERIFIED)
+        return (
+            self.cutover is None or self.phase is Phase.ROLLED_BACK or self.phase in (Phase.BACKFILLING, Phase.BACKFILLED, Phase.VERIFIED)
+        )
 
     @property
     def embed(self) -> Recipe:

@@ -8,7 +8,7 @@ from qdrant_model_migration.domain.migration import EventRecord, Migration, Pace
 from qdrant_model_migration.errors import Refused, Unsupported
 from qdrant_model_migration.operations.context import OperationContext, now
 from qdrant_model_migration.operations.status import find_migration, read_status
-from qdrant_model_migration.results import NextStep, StatusResult
+from qdrant_model_migration.results import StatusResult
 
 
 async def start_backfill(
@@ -51,12 +51,7 @@ async def start_backfill(
     text = "taken up again after: " + had_error if had_error else f"started (on_missing_text={migration.on_missing_text})"
     await ledger.add_event(migration.id, EventRecord(at=now(), event="backfill_started", text=text))
     await context.ensure_driver(migration)
-    answer = await read_status(context, ledger, migration)
-    if answer.next_step is None or answer.next_step.tool == "start_backfill":
-        # The driver needs a moment to take the lease.
-        step = NextStep(tool="migration_status", arguments={"migration_id": migration.id, "wait_seconds": 30}, why="follow the backfill")
-        answer = answer.model_copy(update={"next_step": step})
-    return answer.model_copy(update={"watch_command": f"qdrant-model-migration status {migration.id} --watch"})
+    return await read_status(context, ledger, migration)
 
 
 def _started(migration: Migration) -> Migration:

@@ -83,4 +83,4 @@ class OperationContext:
 
 def now() -> str:
     """The wall clock, for people; nothing is decided by it."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
+    return datetime.now(UTC).isoformat(timespec="milliseconds")

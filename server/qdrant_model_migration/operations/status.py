@@ -15,6 +15,7 @@ from qdrant_model_migration.results import EventInfo, FailedPoint, NextStep, Pro
 
 MOST_WAIT_S = 40
 MOST_LISTED = 10
+STARTING_S = 20
 
 
 async def find_migration(context: OperationContext, migration_id: str | None, connection: str | None = None) -> tuple[Ledger, Migration]:
@@ -43,10 +44,7 @@ async def status(
 ) -> StatusResult:
     """Where it stands; with `wait_seconds`, answered when the phase or an error changes or the time is up."""
     ledger, migration = await find_migration(context, migration_id, connection)
-    first = await read_status(context, ledger, migration)
-    if wait_seconds <= 0 or not _is_moving(first):
-        return first
-    current = first
+    first = current = await read_status(context, ledger, migration)
     with anyio.move_on_after(min(wait_seconds, MOST_WAIT_S - 3)):
         while (current.phase, current.error, current.is_paused) == (first.phase, first.error, first.is_paused) and _is_moving(current):
             if report is not None:
@@ -57,11 +55,16 @@ async def status(
 
 
 def _is_moving(result: StatusResult) -> bool:
-    return (
-        result.worker.state == "running"
-        and result.phase in ("target_created", "backfilling", "backfilled", "verified")
-        and not result.error
-    )
+    """Whether waiting may show something new: a backfill that somebody works, or is about to."""
+    if result.phase != "backfilling" or result.error or result.is_paused:
+        return False
+    return result.worker.state == "running" or is_starting(result)
+
+
+def is_starting(result: StatusResult) -> bool:
+    """A driver that was just asked for needs a moment to take the lease."""
+    asked = [datetime.fromisoformat(e.at) for e in result.events if e.event in ("backfill_started", "resume")]
+    return bool(asked) and (datetime.now(UTC) - asked[-1]).total_seconds() < STARTING_S
 
 
 async def read_status(context: OperationContext, ledger: Ledger, migration: Migration) -> StatusResult:
@@ -76,18 +79,14 @@ async def read_status(context: OperationContext, ledger: Ledger, migration: Migr
         progress.total = migration.total_points
     if worker.state != "running":
         progress.points_per_second, progress.eta_seconds = None, None
-    step, later = _next_step(migration, worker, is_paused=pace.is_paused, progress=progress)
     warnings = [f"{migration.error}"] if migration.error else []
     if worker.state == "stalled" and migration.phase is Phase.BACKFILLING:
         warnings.append(
             f"The worker on {worker.host} was last heard of {worker.heartbeat_age_s:.0f} s ago; start_backfill takes the work over, nothing is lost."
         )
-    return StatusResult(
+    answer = StatusResult(
         summary=context.notice(migration.target.connection) + _summary(migration, worker, progress, is_paused=pace.is_paused),
         warnings=warnings,
-        next_step=step,
-        check_again_after_s=later,
-        watch_command=f"qdrant-model-migration status {migration.id} --watch" if later else None,
         undo=_UNDO[migration.phase],
         migration_id=migration.id,
         phase=migration.phase.value,
@@ -103,6 +102,9 @@ async def read_status(context: OperationContext, ledger: Ledger, migration: Migr
         events=[EventInfo(at=e.at, event=e.event, text=e.text) for e in events[-MOST_LISTED:]],
         pace=pace.model_dump(exclude_none=True),
     )
+    step, later = _next_step(migration, answer)
+    watch = f"qdrant-model-migration status {migration.id} --watch" if migration.phase is Phase.BACKFILLING else None
+    return answer.model_copy(update={"next_step": step, "check_again_after_s": later, "watch_command": watch})
 
 
 def worker_of(lease: Lease) -> Worker:
@@ -150,16 +152,16 @@ _UNDO = {
 }
 
 
-def _next_step(migration: Migration, worker: Worker, *, is_paused: bool, progress: Progress) -> tuple[NextStep | None, int | None]:
+def _next_step(migration: Migration, answer: StatusResult) -> tuple[NextStep | None, int | None]:
     """The next call, and in how many seconds it makes sense (None: now)."""
     me = {"migration_id": migration.id}
     phase = migration.phase
-    if is_paused and phase in (Phase.TARGET_CREATED, Phase.BACKFILLING, Phase.BACKFILLED):
+    if answer.is_paused and phase in (Phase.TARGET_CREATED, Phase.BACKFILLING, Phase.BACKFILLED):
         return None, None
     if phase is Phase.BACKFILLING:
-        if migration.error or worker.state != "running":
+        if migration.error or (answer.worker.state != "running" and not is_starting(answer)):
             return NextStep(tool="start_backfill", arguments=me, why="take the work up where it was left; nothing is lost"), None
-        eta = progress.eta_seconds or 0
+        eta = answer.progress.eta_seconds or 0
         if eta > 120:
             return None, min(eta, 3600)
         return NextStep(tool="migration_status", arguments={**me, "wait_seconds": 30}, why="wait for the backfill"), None

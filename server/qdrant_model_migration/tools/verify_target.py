@@ -83,7 +83,9 @@ def verified(app: App, migration: Migration, found: Verification) -> VerifyResul
         next_step=step if migration.phase.value in ("backfilled", "verified") else None,
         migration_id=migration.id,
         phase=migration.phase.value,
-        **found.model_dump(exclude={"problems", "at", "lease_epoch"}),
+        # What differs by plan was told by create_target; here it would only hide what does not.
+        config_diff=[d for d in found.config_diff if not d.is_intended],
+        **found.model_dump(exclude={"problems", "at", "lease_epoch", "config_diff"}),
     )
 
 

@@ -80,6 +80,9 @@ class Drivers:
             LOG.info("%s", error)
         except MigrationError as error:
             LOG.error("The driver of %s ended: %s", migration.id, error)
+        except Exception:
+            # Anything that escapes would end the whole server with its task group.
+            LOG.exception("The driver of %s failed", migration.id)
         finally:
             self._inside.discard(migration.id)
 

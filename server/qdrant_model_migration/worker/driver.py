@@ -152,6 +152,9 @@ class Driver:
         while not self._is_asked_to_stop():
             try:
                 step = await self._step(work)
+                if step == "worked":
+                    # What was just done is shown at once, not at the next beat.
+                    await held.renew(work.progress)
                 away_since = None
             except LeaseLost:
                 # It ran out while this machine slept, or somebody took it: renewing tells which.
@@ -166,14 +169,21 @@ class Driver:
                 now = anyio.current_time()
                 away_since = away_since or now
                 if now - away_since > GIVE_UP_S:
-                    await self._stop_with(work, error)
+                    await self._stop_with(work, str(error))
                     return
                 LOG.warning("Waiting for a service to come back: %s", error)
                 work.progress.stage = "waiting for a service to come back"
                 await anyio.sleep(RECONNECT_S)
                 continue
             except MigrationError as error:
-                await self._stop_with(work, error)
+                await self._stop_with(work, str(error))
+                return
+            except Exception as error:
+                # A defect of ours: told in the ledger, where the person looks, and with its trace in the log.
+                LOG.exception("The driver failed")
+                await self._stop_with(
+                    work, f"The driver failed unexpectedly ({type(error).__name__}); its log tells more. What is written is recorded."
+                )
                 return
             idle_since = (idle_since or anyio.current_time()) if step == "idle" else None
             if idle_since is not None and anyio.current_time() - idle_since > self._idle_exit_s:
@@ -258,10 +268,10 @@ class Driver:
             await work.change(lambda m: m.model_copy(update={"phase": m.after("found_incomplete")}))
             await work.record("taken_over", "the driver before was lost; the target has to be verified again")
 
-    async def _stop_with(self, work: Work, error: MigrationError) -> None:
-        LOG.error("Stopped: %s", error)
-        await work.change(lambda m: m.model_copy(update={"error": str(error)}))
-        await work.record("stopped", str(error))
+    async def _stop_with(self, work: Work, reason: str) -> None:
+        LOG.error("Stopped: %s", reason)
+        await work.change(lambda m: m.model_copy(update={"error": reason}))
+        await work.record("stopped", reason)
 
 
 async def _record_lag(work: Work, lag: Lag) -> None:

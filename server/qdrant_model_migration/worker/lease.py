@@ -63,6 +63,7 @@ class HeldLease:
         self._migration_id = migration_id
         self._clock = clock
         self._revision = revision
+        self._turn = anyio.Lock()
         self.lease = lease
         self.deadline = taken_at + lease.lease_s
         self.was_taken_over = False
@@ -89,14 +90,15 @@ class HeldLease:
         Raises:
             LeaseLost: another driver holds it.
         """
-        began = self._clock()
-        renewed = self.lease.model_copy(update={"beat": self.lease.beat + 1, "at": now(), "progress": progress or self.lease.progress})
-        if not await self._ledger.set_lease(self._migration_id, self._revision, renewed):
-            _, found = await self._ledger.lease(self._migration_id)
-            raise LeaseLost(f"Migration {self._migration_id} is now driven by {found.host} (process {found.pid}); this driver stops.")
-        self._revision += 1
-        self.lease = renewed
-        self.deadline = began + renewed.lease_s
+        async with self._turn:
+            began = self._clock()
+            renewed = self.lease.model_copy(update={"beat": self.lease.beat + 1, "at": now(), "progress": progress or self.lease.progress})
+            if not await self._ledger.set_lease(self._migration_id, self._revision, renewed):
+                _, found = await self._ledger.lease(self._migration_id)
+                raise LeaseLost(f"Migration {self._migration_id} is now driven by {found.host} (process {found.pid}); this driver stops.")
+            self._revision += 1
+            self.lease = renewed
+            self.deadline = began + renewed.lease_s
 
     async def release(self, progress: Progress | None = None) -> None:
         """Give the lease back, so that nobody has to wait for it to run out."""

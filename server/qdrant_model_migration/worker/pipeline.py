@@ -7,6 +7,7 @@ another, so everything before the cursor is written. Memory is bounded by the nu
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
@@ -57,9 +58,9 @@ class Pipeline:
                     failures.append(error)
                     group.cancel_scope.cancel()
 
-            group.start_soon(guarded, lambda: self._draw(send))
+            group.start_soon(guarded, partial(self._draw, send))
             for _ in range(work.pace.concurrency or DEFAULT_CONCURRENCY):
-                group.start_soon(guarded, lambda: self._work_ranges(receive.clone()))
+                group.start_soon(guarded, partial(self._work_ranges, receive.clone()))
             receive.close()
         if failures:
             raise failures[0]
