@@ -45,7 +45,7 @@ TRANSITIONS: dict[Event, dict[Phase, Phase]] = {
     "swapped": {_P.VERIFIED: _P.CUT_OVER},
     "rolled_back": {_P.CUT_OVER: _P.ROLLED_BACK},
     "finished": {_P.CUT_OVER: _P.FINISHED, _P.FINISHED: _P.FINISHED},
-    "discarded": {p: _P.ABANDONED for p in (_P.PLANNED, _P.TARGET_CREATED, _P.BACKFILLING, _P.BACKFILLED, _P.VERIFIED, _P.ROLLED_BACK)},
+    "discarded": dict.fromkeys((_P.PLANNED, _P.TARGET_CREATED, _P.BACKFILLING, _P.BACKFILLED, _P.VERIFIED, _P.ROLLED_BACK), _P.ABANDONED),
 }
 """Where an event leads from each phase in which it may happen."""
 
@@ -159,7 +159,7 @@ class Migration(BaseModel):
     restore: Json
     """Settings of the optimizer that end the bulk load."""
     on_cutover: Json = {}
-    """Settings that would hinder the load (strict mode); applied right before the swap."""
+    """Settings that would hinder the load (strict mode); applied right after the swap."""
     indexes: dict[str, Json] = {}
     intended: dict[str, str] = {}
     """Config paths that differ by plan, with the reason."""

@@ -97,7 +97,7 @@ def plan_target(
     on_cutover: Json = {}
     if config.get("strict_mode_config"):
         on_cutover["strict_mode"] = config["strict_mode_config"]
-        intended["strict_mode_config"] = "applied right before the cutover, so that it does not hinder the load"
+        intended["strict_mode_config"] = "applied right after the cutover, so that it hinders neither the load nor the late writes"
     recipes = [Recipe(field=new_name, kind="embed", source_field=replaced.name)]
     recipes += [Recipe(field=f.name, kind="copy", source_field=f.name) for f in source.fields if f.name != replaced.name]
     return TargetPlan(

@@ -101,8 +101,8 @@ async def finish(work: Work, *, action: Action, snapshot_first: bool, code: str)
     void = await why_void(work.context, migration, action, snapshot_first=snapshot_first, code=code)
     if void is not None:
         raise Refused(f"Nothing was changed: {void}.")
-    if action == "delete_old" and migration.phase is Phase.CUT_OVER:
-        await _refuse_while_changing(work)
+    if migration.phase is Phase.CUT_OVER and await work.source.exists(migration.source.collection):
+        await _carry_over_late_writes(work, refuses=action == "delete_old")
     work.check()
     if not await work.ledger.use_plan(work.id, code.strip()):
         raise Refused("Nothing was changed: this plan was carried out already; a code works once.")
@@ -123,16 +123,23 @@ async def finish(work: Work, *, action: Action, snapshot_first: bool, code: str)
     return FinishOutcome(deleted=deleted, kept=plan.keeps, snapshot=snapshot)
 
 
-async def _refuse_while_changing(work: Work) -> None:
-    """Writes that still reach the source must not be deleted with it: carry over what came late, refuse what cannot be decided."""
+async def _carry_over_late_writes(work: Work, *, refuses: bool) -> None:
+    """Writes that still reached the source are carried over before the migration is closed; before a deletion they are a refusal.
+
+    Raises:
+        Refused: the source still changes, or differs in a way that cannot be decided, and it was to be deleted.
+    """
     name = work.migration.source.collection
     target = await work.target.describe(work.migration.target.collection)
     if work.source.connection.is_embedded or not has_numbers(work.source_collection, target):
         # Nothing tells a late write from a newer one there; the plan said so, and its count of the source was checked.
         return
     before = await work.source.points.watermark(name)
-    gap, _ = await sweep(work)
+    gap, _ = await sweep(work, carries_deletes=False)
     after = await work.source.points.watermark(name)
+    await work.record("swept", f"carried over {gap.carried_over}, superseded {gap.superseded}, unresolved {gap.unresolved}")
+    if not refuses:
+        return
     if before is not None and after is not None and after > before + 1:
         raise Refused(
             f"Nothing was deleted: {name!r} still changes ({after - before - 1} operations just now). Find the writer that was not moved."

@@ -115,19 +115,33 @@ async def swap(work: Work, *, direction: Direction, alias: str | None, code: str
     Raises:
         Refused: the plan is void, or the lag does not shrink; nothing was changed.
     """
-    if work.migration.intent == "swapping":
-        moves = await _interrupted(work, direction)
-    else:
-        moves = await _prepared(work, direction, alias, code)
+    if work.migration.intent == "sweeping" and direction == "forward":
+        return await _swept(work)
+    moves = await _interrupted(work, direction) if work.migration.intent == "swapping" else await _prepared(work, direction, alias, code)
     await _move(work, moves)
     event: Literal["swapped", "rolled_back"] = "swapped" if direction == "forward" else "rolled_back"
-    await work.change(lambda m: m.model_copy(update={"phase": m.after(event), "intent": None}))
+    intent = "sweeping" if direction == "forward" else None
+    await work.change(lambda m: m.model_copy(update={"phase": m.after(event), "intent": intent}))
     await work.record(event, "; ".join(f"{m.alias}: {m.previous} -> {m.current}" for m in moves))
+    if direction == "forward":
+        return await _swept(work)
+    return SwapOutcome(alias=moves[0].alias, previous=moves[0].previous, current=moves[0].current)
+
+
+async def _swept(work: Work) -> SwapOutcome:
+    """Carry over what the source got late, then apply what would have hindered that; the readers have moved already."""
+    cutover = work.migration.cutover
+    assert cutover is not None
     gap, notes = WriteGap(), list[str]()
-    if direction == "forward" and not work.source.connection.is_embedded:
-        gap, notes = await sweep(work)
+    if not work.source.connection.is_embedded:
+        gap, notes = await sweep(work, carries_deletes=True)
         await work.record("swept", f"carried over {gap.carried_over}, superseded {gap.superseded}, unresolved {gap.unresolved}")
-    return SwapOutcome(alias=moves[0].alias, previous=moves[0].previous, current=moves[0].current, write_gap=gap, notes=notes)
+    work.check()
+    if work.migration.on_cutover:
+        await work.target.update(work.migration.target.collection, work.migration.on_cutover)
+    await work.change(lambda m: m.model_copy(update={"intent": None}))
+    first = cutover.moves[0]
+    return SwapOutcome(alias=first.alias, previous=first.previous, current=first.current, write_gap=gap, notes=notes)
 
 
 async def _prepared(work: Work, direction: Direction, alias: str | None, code: str) -> tuple[Moved, ...]:
@@ -139,8 +153,6 @@ async def _prepared(work: Work, direction: Direction, alias: str | None, code: s
     mark: int | None = None
     if direction == "forward":
         mark = await _close_the_lag(work)
-        if work.migration.on_cutover:
-            await work.target.update(work.migration.target.collection, work.migration.on_cutover)
     work.check()
     if not await work.ledger.use_plan(work.id, code.strip()):
         raise Refused("Nothing was changed: this plan was carried out already; a code works once.")

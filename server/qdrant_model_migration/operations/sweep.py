@@ -21,8 +21,11 @@ from qdrant_model_migration.results import WriteGap
 SAMPLES = 10
 
 
-async def sweep(work: Work) -> tuple[WriteGap, list[str]]:
-    """Carry late writes over where the target's point is as it was before the swap. Returns the counts, and notes for the person."""
+async def sweep(work: Work, *, carries_deletes: bool) -> tuple[WriteGap, list[str]]:
+    """Carry late writes over where the target's point is as it was before the swap. Returns the counts, and notes for the person.
+
+    Deletes are carried over in the moments after the swap only: later, somebody may be clearing the old collection by hand.
+    """
     work.progress.stage = "carrying late writes over"
     gap, notes = WriteGap(), []
     cutover = work.migration.cutover
@@ -38,9 +41,9 @@ async def sweep(work: Work) -> tuple[WriteGap, list[str]]:
     async for difference in differences(work, expected, Tally()):
         pending.append(difference)
         if len(pending) >= PAGE:
-            await _decide(work, pending, gap, target, is_numbered=is_numbered)
+            await _decide(work, pending, gap, target, is_numbered=is_numbered, carries_deletes=carries_deletes)
             pending = []
-    await _decide(work, pending, gap, target, is_numbered=is_numbered)
+    await _decide(work, pending, gap, target, is_numbered=is_numbered, carries_deletes=carries_deletes)
     return gap, notes
 
 
@@ -49,7 +52,9 @@ def has_numbers(*collections: Collection) -> bool:
     return all(c.config.get("params", {}).get("shard_number") == 1 for c in collections)
 
 
-async def _decide(work: Work, found: list[Difference], gap: WriteGap, target: Collection, *, is_numbered: bool) -> None:
+async def _decide(
+    work: Work, found: list[Difference], gap: WriteGap, target: Collection, *, is_numbered: bool, carries_deletes: bool
+) -> None:
     if not found:
         return
     cutover = work.migration.cutover
@@ -60,6 +65,8 @@ async def _decide(work: Work, found: list[Difference], gap: WriteGap, target: Co
     carried: list[Difference] = []
     for difference in found:
         fate = fate_of(difference.kind, sources.get(difference.id), targets.get(difference.id), cutover)
+        if fate == "carry" and difference.kind is Kind.EXTRA and not carries_deletes:
+            fate = "unresolved"
         if fate == "carry":
             carried.append(difference)
         elif fate == "superseded":

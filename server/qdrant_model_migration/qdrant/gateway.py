@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter
 from qdrant_client import models
 
 from qdrant_model_migration.domain.collection import Collection, Json
-from qdrant_model_migration.errors import AccessDenied, MigrationError, NotFound, RequestRejected, Unsupported
+from qdrant_model_migration.errors import AccessDenied, ConnectionFailed, MigrationError, NotFound, RequestRejected, Unsupported
 from qdrant_model_migration.qdrant import translate
 from qdrant_model_migration.qdrant.client import Caller, close_caller, open_caller
 from qdrant_model_migration.qdrant.points import Points
@@ -142,11 +142,8 @@ class Gateway:
             aliases = []
         keys: list[str | int] = []
         if info.config.params.sharding_method == models.ShardingMethod.CUSTOM:
-            keys = [
-                k.key
-                for k in (await self.call(lambda: self.call.rest.list_shard_keys(name))).shard_keys or []
-                if isinstance(k.key, str | int)
-            ]
+            listed = await self.call(lambda: self.call.rest.list_shard_keys(name))
+            keys = [k.key for k in listed.shard_keys or []]
         return translate.collection(name, info, aliases, keys)
 
     async def queue_length(self, name: str) -> int | None:
@@ -206,12 +203,25 @@ class Gateway:
         if await self.exists(name):
             raise RequestRejected(f"Collection {name!r} was not deleted: Qdrant still lists it.")
 
-    async def snapshot(self, name: str) -> str | None:
-        """Create a snapshot and return its name; None where there are none (embedded)."""
+    async def snapshot(self, name: str, *, timeout_s: float = 6 * 3600) -> str | None:
+        """Create a snapshot and return its name; None where there are none (embedded).
+
+        A big one takes longer than any request: it is asked for once, and looked for until it is there.
+
+        Raises:
+            ConnectionFailed: none appeared in time.
+        """
         if self.connection.is_embedded:
             return None
-        made = await self.call(lambda: self.call.rest.create_snapshot(name, wait=True))
-        return made.name if made else None
+        before = {s.name for s in await self.call(lambda: self.call.rest.list_snapshots(name))}
+        await self.call(lambda: self.call.rest.create_snapshot(name, wait=False))
+        with anyio.move_on_after(timeout_s):
+            while True:
+                made = [s.name for s in await self.call(lambda: self.call.rest.list_snapshots(name)) if s.name not in before]
+                if made:
+                    return made[0]
+                await anyio.sleep(0.5)
+        raise ConnectionFailed(f"The snapshot of {name!r} was not finished within {timeout_s:.0f} s; nothing was deleted.")
 
     # --- aliases
 

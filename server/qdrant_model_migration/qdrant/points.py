@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 from qdrant_client import AsyncQdrantClient, models
 
 from qdrant_model_migration.domain.points import Payload, Point, PointId, untag
+from qdrant_model_migration.errors import RequestRejected
 from qdrant_model_migration.qdrant import translate
 from qdrant_model_migration.qdrant.client import Caller
 
@@ -142,16 +143,23 @@ class Points:
 
     async def replace(self, collection: str, point: Point, *, observed: Payload) -> None:
         """Overwrite one existing point unless its payload is no longer as observed, as far as a filter can tell. Never inserts."""
-        guard = translate.still_holds(point.id, observed, point.payload)
-        struct = translate.struct(point)
-        # An upsert's filter applies to existing points only: were the point gone meanwhile, it would be inserted again.
-        # The operations of a batch are applied in order, so that case is for the next pass to find as an extra point.
-        await self._call(lambda: self._client_for([point]).upsert(collection, [struct], wait=True, update_filter=guard))
+        # An upsert's filter applies to existing points only: were the point gone meanwhile, it would be inserted again. That case is
+        # for the caller, who reads the source back, and for the next pass to find as an extra point.
+        struct, client = translate.struct(point), self._client_for([point])
+
+        async def act(guard: models.Filter) -> None:
+            await self._call(lambda: client.upsert(collection, [struct], wait=True, update_filter=guard))
+
+        await _guarded(act, point.id, translate.still_holds(point.id, observed, point.payload))
 
     async def delete_if(self, collection: str, point_id: PointId, *, observed: Payload) -> None:
         """Delete one point unless its payload is no longer as observed, as far as a filter can tell."""
-        guard = translate.still_holds(point_id, observed, {})
-        await self._call(lambda: self._call.rest.delete(collection, points_selector=models.FilterSelector(filter=guard), wait=True))
+
+        async def act(guard: models.Filter) -> None:
+            selector = models.FilterSelector(filter=guard)
+            await self._call(lambda: self._call.rest.delete(collection, points_selector=selector, wait=True))
+
+        await _guarded(act, point_id, translate.still_holds(point_id, observed, {}))
 
     async def watermark(self, collection: str) -> int | None:
         """Number of a no-op just carried out: every write after it has a higher one (single shard). None when embedded."""
@@ -178,3 +186,13 @@ def _plain(point_id: Any) -> PointId | None:
     if hasattr(point_id, "num") or hasattr(point_id, "uuid"):
         return point_id.uuid or int(point_id.num)
     return untag(f"u:{point_id}")
+
+
+async def _guarded(act: Callable[[models.Filter], Awaitable[None]], point_id: PointId, guard: models.Filter) -> None:
+    """Act under the guard; by the id alone where strict mode forbids filters on fields without an index."""
+    try:
+        await act(guard)
+    except RequestRejected as error:
+        if "Index required" not in str(error):
+            raise
+        await act(models.Filter(must=[models.HasIdCondition(has_id=[point_id])]))
