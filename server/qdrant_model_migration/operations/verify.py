@@ -20,7 +20,7 @@ MOST_LOOKED_AT_AGAIN = 100_000
 READY_TIMEOUT_S = 600.0
 
 
-async def verify(work: Work, *, provenance_sample: int) -> Verification:
+async def verify(work: Work, *, provenance_sample: int, may_catch_up: bool = True) -> Verification:
     """Compare both sides completely.
 
     While an app writes to the source, what it wrote during the scan is first carried over by the ordinary catch-up, and only what
@@ -36,7 +36,7 @@ async def verify(work: Work, *, provenance_sample: int) -> Verification:
             found[difference.id] = difference
         work.progress.read = tally.source_points
     beyond = sum(tally.differences.values()) - len(found)
-    if found and work.migration.writes != "frozen" and work.migration.is_serving_source:
+    if found and may_catch_up and work.migration.writes != "frozen" and work.migration.is_serving_source:
         late = [d for d in found.values() if d.kind is not Kind.BAD_VECTOR]
         await settle(work, expected, late, Repaired())
         remaining = await look_again(work, expected, found)
@@ -130,7 +130,6 @@ async def _provenance(work: Work, target: Collection, size: int, population: int
 
 async def _is_index_ready(work: Work, target: Collection) -> bool:
     """Sustained green, and known points found by their own vectors through the index."""
-    work.check()
     if not await work.target.wait_until_ready(target.name, timeout_s=READY_TIMEOUT_S):
         return False
     field = work.embed_field

@@ -9,6 +9,7 @@ from qdrant_model_migration.domain.collection import Collection
 from qdrant_model_migration.domain.migration import EventRecord, Migration, Pace
 from qdrant_model_migration.domain.texts import TextSource
 from qdrant_model_migration.embedders.base import Embedder
+from qdrant_model_migration.errors import ModelNotUsable, Refused
 from qdrant_model_migration.operations.context import OperationContext, now
 from qdrant_model_migration.qdrant.gateway import Gateway
 from qdrant_model_migration.qdrant.ledger import Ledger
@@ -62,8 +63,6 @@ class Work:
         Raises:
             ModelNotUsable: it is not the model the migration was planned with.
         """
-        from qdrant_model_migration.errors import ModelNotUsable
-
         loaded = await self.context.catalogue.load(self.migration.model.name)
         planned = self.migration.model
         if loaded.spec.dimensions != planned.dimensions or loaded.spec.fingerprint != planned.fingerprint:
@@ -82,3 +81,33 @@ class Work:
         """Change the recorded migration under the lease."""
         self.check()
         self.migration = await self.ledger.change(self.id, change)
+
+
+async def open_work(context: OperationContext, migration: Migration, check: Callable[[], None], epoch: int = 0) -> Work:
+    """Both sides of a migration; a source that is gone already is described by its target."""
+    source = await context.gateway(migration.source.connection)
+    target = await context.gateway(migration.target.connection)
+    ledger = await context.ledger(migration.target.connection)
+    has_source = await source.exists(migration.source.collection)
+    return Work(
+        context=context,
+        migration=migration,
+        source=source,
+        target=target,
+        ledger=ledger,
+        source_collection=await source.describe(migration.source.collection)
+        if has_source
+        else await target.describe(migration.target.collection),
+        check=check,
+        epoch=epoch,
+        pace=await ledger.pace(migration.id),
+    )
+
+
+def read_only_check() -> None:
+    """The right to write that nobody has in read-only mode.
+
+    Raises:
+        Refused: always.
+    """
+    raise Refused("Nothing was written: QDRANT_MIGRATION_READ_ONLY is set.")

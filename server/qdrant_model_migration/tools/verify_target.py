@@ -8,9 +8,11 @@ from mcp.server.mcpserver import Context
 from pydantic import Field
 
 from qdrant_model_migration.domain.migration import Migration
-from qdrant_model_migration.operations.requests import carry_out
+from qdrant_model_migration.operations.requests import Report, carry_out, operation_key
 from qdrant_model_migration.operations.status import find_migration
-from qdrant_model_migration.results import NextStep, Verification, VerifyResult
+from qdrant_model_migration.operations.verify import verify
+from qdrant_model_migration.operations.work import open_work, read_only_check
+from qdrant_model_migration.results import NextStep, Progress, Verification, VerifyResult
 from qdrant_model_migration.tools.support import (
     App,
     Connection,
@@ -35,6 +37,8 @@ async def verify_target(
     ledger, migration = await find_migration(app.context, migration_id, connection)
     migration.check_allows("verify_target")
     arguments = {"provenance_sample": provenance_sample}
+    if app.context.settings.is_read_only:
+        return await _verify_here(ctx, app, migration, provenance_sample)
     operation = await carry_out(app.context, migration, "verify", arguments, report=reporter(ctx))
     migration = await ledger.migration(migration.id)
     if operation.state != "done":
@@ -49,6 +53,28 @@ async def verify_target(
             progress=progress,
         )
     return verified(app, migration, Verification.model_validate(operation.result))
+
+
+async def _verify_here(ctx: Context[Any, Any], app: App, migration: Migration, provenance_sample: int) -> VerifyResult:
+    """In read-only mode nothing may be recorded: the verification runs in this process, and answers but proves nothing for a swap."""
+
+    async def act(report: Report) -> Verification:
+        work = await open_work(app.context, migration, read_only_check)
+        return await verify(work, provenance_sample=provenance_sample, may_catch_up=False)
+
+    key = operation_key("verify", {"migration_id": migration.id, "provenance_sample": provenance_sample})
+    found = await app.local.carry_out(app.context, key, act, report=reporter(ctx))
+    if found is None:
+        progress = Progress(stage="verifying")
+        return VerifyResult(
+            summary=running_summary(app, migration, "verification", progress),
+            next_step=again("verify_target", {"migration_id": migration.id, "provenance_sample": provenance_sample}),
+            state="running",
+            migration_id=migration.id,
+            phase=migration.phase.value,
+            progress=progress,
+        )
+    return verified(app, migration, found).model_copy(update={"next_step": None})
 
 
 def verified(app: App, migration: Migration, found: Verification) -> VerifyResult:

@@ -14,7 +14,7 @@ from qdrant_model_migration.domain.pacing import eta_seconds
 from qdrant_model_migration.errors import ConnectionFailed, Interrupted, LeaseLost, MigrationError, TransientEmbedding
 from qdrant_model_migration.operations.catch_up import catch_up_pass
 from qdrant_model_migration.operations.context import OperationContext
-from qdrant_model_migration.operations.work import Work
+from qdrant_model_migration.operations.work import Work, open_work
 from qdrant_model_migration.qdrant.probe import prove_guard
 from qdrant_model_migration.results import Lag, Progress
 from qdrant_model_migration.worker.lease import HeldLease, take_lease
@@ -92,28 +92,13 @@ class Driver:
 
     async def _open(self, held: HeldLease) -> Work:
         ledger = await self._context.ledger(self._connection)
-        migration = await ledger.migration(self._id)
-        source = await self._context.gateway(migration.source.connection)
-        target = await self._context.gateway(migration.target.connection)
 
         def check() -> None:
             if self._is_lost:
                 raise LeaseLost(f"Migration {self._id} is driven by somebody else now.")
             held.check()
 
-        return Work(
-            context=self._context,
-            migration=migration,
-            source=source,
-            target=target,
-            ledger=ledger,
-            source_collection=await source.describe(migration.source.collection)
-            if await source.exists(migration.source.collection)
-            else await target.describe(migration.target.collection),
-            check=check,
-            epoch=held.epoch,
-            pace=await ledger.pace(self._id),
-        )
+        return await open_work(self._context, await ledger.migration(self._id), check, held.epoch)
 
     async def _beat(self, held: HeldLease, work: Work) -> None:
         """Renew the lease with the progress, and follow the pace that is asked for."""
