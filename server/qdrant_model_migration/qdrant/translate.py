@@ -95,19 +95,26 @@ def never(point_ids: list[PointId]) -> models.Filter:
 def still_holds(point_id: PointId, observed: Payload, wanted: Payload) -> models.Filter:
     """Passed by this point while the differing values are as observed, as far as a filter can say so."""
     must: list[models.Condition] = [models.HasIdCondition(has_id=[point_id])]
+    must_not: list[models.Condition] = []
     for key in sorted(observed.keys() | wanted.keys()):
-        if any(character in key for character in '."[]'):
+        if '"' in key or "\\" in key:
             continue
+        path = f'"{key}"'
         seen = observed.get(key)
         if key in observed and key in wanted and seen == wanted[key] and type(seen) is type(wanted[key]):
             continue
         if key not in observed:
-            must.append(models.IsEmptyCondition(is_empty=models.PayloadField(key=key)))
+            must.append(models.IsEmptyCondition(is_empty=models.PayloadField(key=path)))
+        elif seen is None:
+            must.append(models.IsNullCondition(is_null=models.PayloadField(key=path)))
         elif isinstance(seen, bool | str) or (isinstance(seen, int) and -WIDE <= seen < WIDE):
-            must.append(models.FieldCondition(key=key, match=models.MatchValue(value=seen)))
+            must.append(models.FieldCondition(key=path, match=models.MatchValue(value=seen)))
         elif isinstance(seen, float):
-            must.append(models.FieldCondition(key=key, range=models.Range(gte=seen, lte=seen)))
-    return models.Filter(must=must)
+            # "Not below and not above": an integer or datetime index on the field holds no floats, so that "equal" would never be true.
+            must_not.append(models.FieldCondition(key=path, range=models.Range(lt=seen)))
+            must_not.append(models.FieldCondition(key=path, range=models.Range(gt=seen)))
+            must_not.append(models.IsEmptyCondition(is_empty=models.PayloadField(key=path)))
+    return models.Filter(must=must, must_not=must_not or None)
 
 
 def creation(create: Json) -> dict[str, Any]:
