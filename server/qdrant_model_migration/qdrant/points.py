@@ -11,7 +11,6 @@ from qdrant_client import AsyncQdrantClient, models
 
 from qdrant_model_migration.domain.points import Payload, Point, PointId, payload_digest, untag
 from qdrant_model_migration.errors import RequestRejected
-from qdrant_model_migration.errors import RequestRejected
 from qdrant_model_migration.qdrant import translate
 from qdrant_model_migration.qdrant.client import Caller
 
