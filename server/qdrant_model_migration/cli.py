@@ -1,19 +1,40 @@
-"""The command line: serving, the worker, and the same operations as the tools."""
+"""The command line: serving, the worker, the doctor, host configuration, and a command for each tool."""
 
 from __future__ import annotations
 
 import logging
 import signal
 import sys
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import anyio
 import typer
+from typer.core import TyperGroup
 
+from qdrant_model_migration.cli_names import COMMANDS, PROGRAM
 from qdrant_model_migration.errors import LeaseLost, MigrationError
+from qdrant_model_migration.hosts import Host
 from qdrant_model_migration.settings import read_settings
 
-app = typer.Typer(no_args_is_help=False, add_completion=False, pretty_exceptions_enable=False)
+
+class Commands(TyperGroup):
+    """Adds a command for each tool, made from its schema when it is asked for: serving need not know them."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return [*COMMANDS, *super().list_commands(ctx)]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name not in COMMANDS:
+            return super().get_command(ctx, cmd_name)
+        from qdrant_model_migration.cli_tools import EXIT_CODES, tool_command
+
+        function, text = tool_command(cmd_name)
+        single = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+        single.command(name=cmd_name, help=text, epilog=EXIT_CODES)(function)
+        return typer.main.get_command(single)
+
+
+app = typer.Typer(cls=Commands, no_args_is_help=False, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
 
 def fail(error: MigrationError) -> NoReturn:
@@ -30,32 +51,43 @@ def log_to_stderr(level: int = logging.INFO) -> None:
 
 
 @app.callback(invoke_without_command=True)
-def root(ctx: typer.Context) -> None:
+def root(ctx: typer.Context, version: Annotated[bool, typer.Option("--version", help="print the version", is_eager=True)] = False) -> None:
     """Migrate a Qdrant collection to another embedding model. Without a command: serve MCP over stdio."""
+    if version:
+        from qdrant_model_migration import __version__
+
+        typer.echo(f"{PROGRAM} {__version__}")
+        raise typer.Exit
     if ctx.invoked_subcommand is None:
         serve()
 
 
 @app.command()
 def serve(
-    http: Annotated[bool, typer.Option("--http", help="serve over streamable HTTP instead of stdio")] = False,
-    host: Annotated[str, typer.Option(help="address to listen on")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="port to listen on")] = 8765,
+    http: Annotated[bool, typer.Option("--http", help="serve over streamable HTTP, at /mcp, instead of stdio")] = False,
+    host: Annotated[
+        str, typer.Option(help="address to listen on; one that other machines reach needs QDRANT_MIGRATION_HTTP_TOKEN")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="port to listen on; 0 takes a free one", min=0, max=65535)] = 8765,
+    allow_host: Annotated[
+        list[str] | None, typer.Option(help="another host name by which clients reach the server, as behind a proxy; repeat it")
+    ] = None,
 ) -> None:
-    """Serve MCP."""
+    """Serve MCP: over stdio, as hosts start it, or over HTTP."""
     from qdrant_model_migration.app import build_server
 
     log_to_stderr(logging.WARNING)
     try:
-        server = build_server(read_settings())
+        settings = read_settings()
+        server = build_server(settings)
+        if http:
+            from qdrant_model_migration.serving import serve_http
+
+            serve_http(server, settings, host=host, port=port, names=allow_host or ())
+            return
     except MigrationError as error:
         fail(error)
-    if http:
-        from qdrant_model_migration.hosts import serve_http
-
-        serve_http(server, read_settings(), host=host, port=port)
-    else:
-        server.run("stdio")
+    server.run("stdio")
 
 
 @app.command()
@@ -97,3 +129,39 @@ async def _work(migration_id: str, connection: str, log: str | None, idle_exit: 
         group.cancel_scope.cancel()
     if failure:
         raise failure[0]
+
+
+@app.command()
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="print the checks as JSON")] = False,
+    write: Annotated[
+        bool, typer.Option("--write/--no-write", help="prove rights and guarded writes on scratch collections, which are removed")
+    ] = True,
+    models: Annotated[bool, typer.Option("--models/--no-models", help="load each configured model and embed a text")] = True,
+    clean: Annotated[bool, typer.Option("--clean", help="delete scratch collections that a killed probe left behind")] = False,
+) -> None:
+    """Check settings, connections, rights, ledger, models and folders; each problem with its remedy. Exit code 1 when a check fails."""
+    from qdrant_model_migration.doctor import diagnose, report
+
+    logging.basicConfig(stream=sys.stderr, level=logging.CRITICAL)
+    checks = anyio.run(diagnose, write, models, clean)
+    typer.echo(report(checks, as_json=as_json))
+    raise typer.Exit(1 if any(check.state == "fail" for check in checks) else 0)
+
+
+@app.command()
+def config(
+    host: Annotated[Host, typer.Argument(help="the host to be configured")],
+    uvx: Annotated[bool, typer.Option("--uvx", help="start it with uvx from the package index instead of this installation")] = False,
+) -> None:
+    """Print the block that adds this server to a host: with absolute paths, without keys. Where it belongs is told on stderr."""
+    from qdrant_model_migration.hosts import block_text, by_uvx, environment_of, notes, this_installation
+
+    try:
+        environment = environment_of(read_settings())
+    except MigrationError as error:
+        fail(error)
+    start = by_uvx() if uvx else this_installation()
+    typer.echo(block_text(host, start, environment), nl=False)
+    for note in notes(host, start, environment):
+        typer.echo(note, err=True)

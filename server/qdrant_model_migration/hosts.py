@@ -1,0 +1,155 @@
+"""What does a host need to start this server? Its configuration block, with the absolute paths of this installation and without keys."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from qdrant_model_migration.settings import Settings, child_environment
+
+NAME = "qdrant-model-migration"
+PLACEHOLDER_URL = "http://localhost:6333"
+PLACEHOLDER_PYTHON = "/absolute/path/to/.venv/bin/python"
+
+_CARRIED = (
+    "QDRANT_PREFER_GRPC",
+    "QDRANT_GRPC_PORT",
+    "QDRANT_MIGRATION_CONNECTIONS",
+    "QDRANT_MIGRATION_MODELS",
+    "QDRANT_MIGRATION_LEDGER",
+    "QDRANT_MIGRATION_READ_ONLY",
+    "QDRANT_MIGRATION_ALLOWED_COLLECTIONS",
+    "QDRANT_MIGRATION_ALLOWED_DIRECTORIES",
+    "FASTEMBED_CACHE_PATH",
+    "HF_HUB_OFFLINE",
+)
+"""Settings that hold no secret and belong into the block when they are set: hosts start servers with hardly any environment."""
+
+
+class Host(StrEnum):
+    CLAUDE_DESKTOP = "claude-desktop"
+    VSCODE = "vscode"
+    CURSOR = "cursor"
+    CLAUDE_CODE = "claude-code"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """How the server is started."""
+
+    command: str
+    args: tuple[str, ...]
+
+
+def this_installation() -> Start:
+    """The interpreter that runs now; absolute, because hosts start servers with a bare PATH."""
+    return Start(command=sys.executable, args=("-m", "qdrant_model_migration"))
+
+
+def by_uvx() -> Start:
+    """From the package index, in an environment of its own."""
+    return Start(command=shutil.which("uvx") or "uvx", args=(NAME,))
+
+
+PLACEHOLDER_START = Start(command=PLACEHOLDER_PYTHON, args=("-m", "qdrant_model_migration"))
+
+_KEYS = {
+    Host.CLAUDE_DESKTOP: "",
+    Host.VSCODE: "${input:qdrant-api-key}",
+    Host.CURSOR: "${env:QDRANT_API_KEY}",
+    Host.CLAUDE_CODE: "${QDRANT_API_KEY:-}",
+}
+"""How each host is told the key without its standing in the block. An empty value means no key."""
+
+_KEY_NOTES = {
+    Host.CLAUDE_DESKTOP: "Put the key into QDRANT_API_KEY; leave it empty for a Qdrant without one.",
+    Host.VSCODE: "VS Code asks for the key when it starts the server and keeps it encrypted; leave it empty for a Qdrant without one.",
+    Host.CURSOR: "Cursor takes the key from its own environment variable QDRANT_API_KEY; remove the line for a Qdrant without one.",
+    Host.CLAUDE_CODE: "Claude Code takes the key from its own environment variable QDRANT_API_KEY; unset means no key.",
+}
+
+_FILES = {
+    Host.CLAUDE_DESKTOP: {
+        "darwin": "~/Library/Application Support/Claude/claude_desktop_config.json",
+        "win32": r"%APPDATA%\Claude\claude_desktop_config.json",
+        "linux": "~/.config/Claude/claude_desktop_config.json",
+    },
+    Host.VSCODE: {
+        "darwin": "~/Library/Application Support/Code/User/mcp.json, or .vscode/mcp.json in a workspace",
+        "win32": r"%APPDATA%\Code\User\mcp.json, or .vscode\mcp.json in a workspace",
+        "linux": "~/.config/Code/User/mcp.json, or .vscode/mcp.json in a workspace",
+    },
+    Host.CURSOR: {
+        "darwin": "~/.cursor/mcp.json, or .cursor/mcp.json in a project",
+        "win32": r"%USERPROFILE%\.cursor\mcp.json, or .cursor\mcp.json in a project",
+        "linux": "~/.cursor/mcp.json, or .cursor/mcp.json in a project",
+    },
+    Host.CLAUDE_CODE: dict.fromkeys(("darwin", "win32", "linux"), ".mcp.json in the project's folder"),
+}
+
+
+def environment_of(settings: Settings, variables: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The environment of the block, as it is set now: never a key."""
+    variables = child_environment() if variables is None else variables
+    default = settings.connection(None)
+    if default.url is not None:
+        where = {"QDRANT_URL": default.url}
+    elif settings.is_default_location:
+        where = {"QDRANT_URL": PLACEHOLDER_URL}
+    else:
+        where = {"QDRANT_PATH": str(default.path)}
+    # A private endpoint's address may hold a password; such a value is left for the person to copy.
+    carried = {name: variables[name] for name in _CARRIED if variables.get(name) and "@" not in _addresses(variables[name])}
+    return where | carried
+
+
+def _addresses(value: str) -> str:
+    """What stands behind `://`, where a password might."""
+    return " ".join(part.split("/")[0] for part in value.split("://")[1:])
+
+
+def block(host: Host, start: Start, environment: Mapping[str, str]) -> dict[str, Any]:
+    """What the host's configuration file holds for this server alone."""
+    env = dict(environment)
+    if "QDRANT_URL" in env:
+        url = env.pop("QDRANT_URL")
+        env = {"QDRANT_URL": url, "QDRANT_API_KEY": _KEYS[host], **env}
+    server: dict[str, Any] = {"command": start.command, "args": list(start.args), "env": env}
+    if host is not Host.VSCODE:
+        return {"mcpServers": {NAME: server}}
+    inputs = [{"type": "promptString", "id": "qdrant-api-key", "description": "API key of Qdrant (empty for none)", "password": True}]
+    asked = {"inputs": inputs} if "QDRANT_API_KEY" in env else {}
+    return {**asked, "servers": {NAME: {"type": "stdio", **server}}}
+
+
+def block_text(host: Host, start: Start, environment: Mapping[str, str]) -> str:
+    """The block as it stands in a file."""
+    return json.dumps(block(host, start, environment), indent=2) + "\n"
+
+
+def notes(host: Host, start: Start, environment: Mapping[str, str], platform: str = sys.platform) -> list[str]:
+    """Where the block belongs, and what is still to be done."""
+    files = _FILES[host]
+    found = [f"Where it belongs: {files.get(platform, files['linux'])}. Merge it with what the file holds, then restart the host."]
+    if "QDRANT_URL" in environment:
+        found.append(_KEY_NOTES[host])
+    if host is Host.CLAUDE_CODE:
+        found.append(f"Or in one line: {add_command(start, environment)}")
+    return found
+
+
+def add_command(start: Start, environment: Mapping[str, str]) -> str:
+    """`claude mcp add`; --transport stands last because --env takes every word up to the next option."""
+    words = ["claude", "mcp", "add"]
+    for name, value in environment.items():
+        words += ["--env", shlex.quote(f"{name}={value}")]
+    if "QDRANT_URL" in environment:
+        words += ["--env", '"QDRANT_API_KEY=$QDRANT_API_KEY"']
+    words += ["--transport", "stdio", NAME, "--", shlex.quote(start.command), *map(shlex.quote, start.args)]
+    return " ".join(words)
