@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
+
+import numpy as np
 
 from qdrant_model_migration.domain.points import Point, PointId, payload_digest, tag, vector_problem
 from qdrant_model_migration.domain.texts import TextSource
@@ -98,19 +99,28 @@ def is_accounted(source: Point, target: Point | None, expected: Expectation) -> 
 
 def same_vector(a: Any, b: Any) -> bool:
     """Equal dense, sparse (in any order of indices) or multivector values; absent equals absent."""
-    if isinstance(a, dict) and isinstance(b, dict):
-        return dict(zip(a["indices"], a["values"], strict=True)) == dict(zip(b["indices"], b["values"], strict=True))
-    return bool(a == b)
+    return bool(a == b) or _stored(a) == _stored(b)
+
+
+def _stored(vector: Any) -> object:
+    """As the server keeps it, in single precision: REST writes 0.1 where gRPC gives the single-precision number nearest to it."""
+    if vector is None:
+        return None
+    if isinstance(vector, dict):
+        values = np.asarray(vector["values"], dtype=np.float32).tolist()
+        return tuple(sorted(zip(vector["indices"], values, strict=True)))
+    array = np.asarray(vector, dtype=np.float32) + np.float32(0)  # -0.0 is 0.0
+    return array.shape, array.tobytes()
 
 
 def _differs(a: Mapping[str, Any], b: Mapping[str, Any], key: str) -> bool:
-    return payload_digest({key: a.get(key), "there": key in a}) != payload_digest({key: b.get(key), "there": key in b})
+    return (key in a) != (key in b) or payload_digest({"": a.get(key)}) != payload_digest({"": b.get(key)})
 
 
 def _fingerprint(point: Point | None) -> bytes | None:
     if point is None:
         return None
-    vectors = json.dumps(point.vectors, sort_keys=True, default=str).encode()
+    vectors = repr([(name, _stored(vector)) for name, vector in sorted(point.vectors.items())]).encode()
     return payload_digest(point.payload) + hashlib.blake2b(vectors, digest_size=16).digest()
 
 
