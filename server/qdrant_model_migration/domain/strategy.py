@@ -81,7 +81,7 @@ def _judge(name: str, seen: Observations) -> Advice:
     advice = Advice(strategy=name, serves_goal=name in SERVES[seen.goal])
     if not advice.serves_goal:
         known = _NOT_FOR_GOAL.get((name, seen.goal))
-        advice.refusals.append(known or f"It does not reach the goal '{seen.goal.value}': it {_DOES[name]}.")
+        advice.refusals.append(known or f"It does not reach the goal '{seen.goal.value}': it {DOES[name]}.")
         advice.is_told = known is not None
         return advice
     if not advice.is_implemented:
@@ -92,7 +92,7 @@ def _judge(name: str, seen: Observations) -> Advice:
     return advice
 
 
-_DOES = {
+DOES = {
     "new_collection": "embeds a dense field anew",
     "side_by_side": "adds a second dense model beside the first",
     "named_vector": "adds a second dense model beside the first",

@@ -16,7 +16,9 @@ from qdrant_model_migration.qdrant.ledger import Ledger
 from qdrant_model_migration.results import Progress
 
 PAGE = 256
-"""Points a read, and texts a window."""
+"""Points a read."""
+WINDOW = 128
+"""Points embedded and written between two checkpoints. Sorting the texts by length gains nothing more beyond that (measured with FastEmbed)."""
 
 
 @dataclass(kw_only=True)

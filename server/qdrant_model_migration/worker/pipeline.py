@@ -16,7 +16,7 @@ from qdrant_model_migration.domain.pacing import Budget
 from qdrant_model_migration.domain.points import Point, tag
 from qdrant_model_migration.domain.ranges import Range, next_to_draw, range_size
 from qdrant_model_migration.errors import Interrupted, MigrationError
-from qdrant_model_migration.operations.work import Work
+from qdrant_model_migration.operations.work import WINDOW, Work
 from qdrant_model_migration.operations.writing import account, insert_points, make_points
 
 RANGES_AHEAD = 8
@@ -102,7 +102,7 @@ class Pipeline:
         while not current.is_done:
             self._stop_if_asked()
             page, after = await work.source.points.scroll(
-                work.migration.source.collection, offset=position, limit=work.page, vectors=list(work.copied)
+                work.migration.source.collection, offset=position, limit=min(WINDOW, work.page), vectors=list(work.copied)
             )
             window = [p for p in page if current.holds(p.id)]
             is_last = after is None or len(window) < len(page) or not current.holds(after)
