@@ -87,6 +87,8 @@ def serve(
             return
     except MigrationError as error:
         fail(error)
+    if sys.stdin.isatty():
+        typer.echo(f"Serving MCP over stdio, for a host that speaks it. For people: {PROGRAM} --help", err=True)
     server.run("stdio")
 
 
@@ -129,6 +131,21 @@ async def _work(migration_id: str, connection: str, log: str | None, idle_exit: 
         group.cancel_scope.cancel()
     if failure:
         raise failure[0]
+
+
+@app.command()
+def demo(
+    keep: Annotated[bool, typer.Option("--keep", help="leave the collections and records for you to look at")] = False,
+) -> None:
+    """Show a whole migration on shipped documents, without network or server; with QDRANT_URL in collections of its own there."""
+    from qdrant_model_migration.demo import demo as show
+
+    log_to_stderr(logging.ERROR)
+    try:
+        code = show(keep=keep)
+    except MigrationError as error:
+        fail(error)
+    raise typer.Exit(code)
 
 
 @app.command()
