@@ -340,6 +340,7 @@ class Verification(Wire):
     problems: list[str] = []
     at: str = ""
     lease_epoch: int = 0
+    source_operation: int | None = Field(default=None, description="number of the last operation on the source before the first look")
 
 
 class VerifyResult(Result):

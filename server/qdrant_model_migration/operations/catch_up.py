@@ -67,6 +67,7 @@ async def insert_missing(work: Work, found: Sequence[Difference]) -> None:
     made = await make_points(work, sources, is_stopping=lambda: False)
     await insert_points(work, made.points)
     await account(work, made.failed)
+    await work.ledger.remove_failed(work.id, [tag(p.id) for p in made.points if work.embed_field in p.vectors])
     await _remove_if_deleted(work, made.points)
 
 
@@ -120,6 +121,11 @@ async def rewrite(work: Work, found: Sequence[Difference]) -> None:
     if failures:
         raise failures[0]
     await _remove_if_deleted(work, list(ready.values()))
+    for difference in found:
+        if difference.target is not None and tag(difference.id) not in ready:
+            # It lost its text, and the policy is to skip such points.
+            work.check()
+            await work.target.points.delete_if(work.migration.target.collection, difference.id, observed=difference.target.payload)
 
 
 async def delete_extra(work: Work, found: Sequence[Difference]) -> None:

@@ -270,7 +270,8 @@ async def _create(gateway: Gateway, ledger: Ledger, migration: Migration, source
     except MigrationError as error:
         if not isinstance(error, AlreadyExists):
             await gateway.delete_collection(target)
-        await ledger.change(migration.id, lambda m: m.model_copy(update={"phase": Phase.ABANDONED, "error": str(error), "intent": None}))
+        reason = str(error)
+        await ledger.change(migration.id, lambda m: m.model_copy(update={"phase": Phase.ABANDONED, "error": reason, "intent": None}))
         raise type(error)(f"The target was not created and nothing is left of it: {error}") from None
 
 

@@ -17,10 +17,13 @@ from qdrant_model_migration.domain.cutover import (
     shown,
 )
 from qdrant_model_migration.domain.migration import Cutover, Migration, Moved
+from qdrant_model_migration.domain.verification import Tally
 from qdrant_model_migration.errors import MigrationError, Refused
 from qdrant_model_migration.operations.catch_up import catch_up_pass
 from qdrant_model_migration.operations.context import OperationContext, now
+from qdrant_model_migration.operations.diff import differences, expectation
 from qdrant_model_migration.operations.plans import issue_plan, redeem
+from qdrant_model_migration.operations.speed import check_speed
 from qdrant_model_migration.operations.sweep import sweep
 from qdrant_model_migration.operations.work import Work
 from qdrant_model_migration.qdrant.gateway import Gateway
@@ -149,10 +152,15 @@ async def _prepared(work: Work, direction: Direction, alias: str | None, code: s
     void = await why_void(work.context, work.migration, direction, alias, code)
     if void is not None:
         raise Refused(f"Nothing was changed: {void}.")
-    facts = await swap_facts(work.target, work.migration, direction, alias)
     mark: int | None = None
     if direction == "forward":
+        await check_speed(work)
         mark = await _close_the_lag(work)
+        # Closing the lag takes a while; the plan must still fit the facts at the moment of the move.
+        void = await why_void(work.context, work.migration, direction, alias, code)
+        if void is not None:
+            raise Refused(f"Nothing was changed: {void}.")
+    facts = await swap_facts(work.target, work.migration, direction, alias)
     work.check()
     if not await work.ledger.use_plan(work.id, code.strip()):
         raise Refused("Nothing was changed: this plan was carried out already; a code works once.")
@@ -194,6 +202,7 @@ async def _close_the_lag(work: Work) -> int | None:
     """
     name = work.migration.source.collection
     if work.migration.writes == "frozen":
+        mark = await work.source.points.watermark(name)
         counts = [await work.source.points.count(name), await work.target.points.count(work.migration.target.collection)]
         verified = work.migration.verification
         assert verified is not None
@@ -203,7 +212,9 @@ async def _close_the_lag(work: Work) -> int | None:
                 f"verification they had {verified.source_points:,} and {verified.target_points:,}. Call start_backfill, wait until it is "
                 "backfilled, and verify again."
             )
-        return await work.source.points.watermark(name)
+        if mark is not None and verified.source_operation is not None and mark > verified.source_operation + 1:
+            await _refuse_if_changed(work)
+        return mark
     work.progress.stage = "closing the lag"
     found: list[int] = []
     for _ in range(MOST_PASSES):
@@ -216,6 +227,20 @@ async def _close_the_lag(work: Work) -> int | None:
         f"Cannot swap: the lag does not shrink; the last passes found {', '.join(map(str, found))} differences. Slow the writers down, or use "
         "writes='dual_write'."
     )
+
+
+async def _refuse_if_changed(work: Work) -> None:
+    """Operations were carried out on a source that was said to be frozen; harmless ones (an index, our own no-op) change no point."""
+    work.progress.stage = "looking whether the source changed"
+    tally = Tally()
+    async for _ in differences(work, await expectation(work, checks_embedded=False), tally):
+        pass
+    changed = sum(tally.differences.values())
+    if changed:
+        raise Refused(
+            f"Cannot swap: writes were said to be frozen, but {changed} points of the source changed since the verification. Find the writer; then "
+            f"call repair_target(migration_id={work.id!r}) and verify_target."
+        )
 
 
 async def _move(work: Work, moves: tuple[Moved, ...]) -> None:

@@ -28,6 +28,7 @@ async def verify(work: Work, *, provenance_sample: int, may_catch_up: bool = Tru
     """
     work.progress.stage = "verifying"
     work.progress.total = work.source_collection.points
+    mark = await work.source.points.watermark(work.migration.source.collection) if may_catch_up else None
     expected = await expectation(work, checks_embedded=True)
     tally = Tally()
     found: dict[PointId, Difference] = {}
@@ -72,6 +73,7 @@ async def verify(work: Work, *, provenance_sample: int, may_catch_up: bool = Tru
         problems=problems,
         at=now(),
         lease_epoch=work.epoch,
+        source_operation=mark,
     )
 
 
