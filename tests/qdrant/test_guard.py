@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from qdrant_model_migration.domain.points import Payload, Point
+from qdrant_model_migration.domain.points import Payload, Point, PointId
 from qdrant_model_migration.operations.context import OperationContext
 from qdrant_model_migration.qdrant.gateway import Gateway
 from qdrant_model_migration.qdrant.probe import leftovers, prove_guard, prove_rights
@@ -138,7 +138,7 @@ async def test_an_index_of_another_type_does_not_hinder_the_write(any_qdrant: Ba
         await gateway.create_collection(name, {"vectors": {}})
         for field in fields:
             await gateway.create_payload_index(name, field, {"data_type": field})
-        points = {i: {field: value} for i, (field, value) in enumerate(itertools.product(fields, values))}
+        points: dict[PointId, Payload] = {i: {field: value} for i, (field, value) in enumerate(itertools.product(fields, values))}
         await gateway.points.write(name, [Point(id=i, payload=payload) for i, payload in points.items()])
         for i, payload in points.items():
             await gateway.points.replace(name, Point(id=i, payload=dict.fromkeys(payload, "ours")), observed=payload)

@@ -91,10 +91,10 @@ def judge(source: Point | None, target: Point | None, expected: Expectation) -> 
 
 def is_accounted(source: Point, target: Point | None, expected: Expectation) -> bool:
     """Whether the point lacks something by a stated policy or a recorded failure."""
-    known = expected.accounted.get(tag(source.id))
+    has_text = expected.text.extract(source.payload) is not None
     if target is None:
-        return known is False or (expected.skips_textless and expected.text.extract(source.payload) is None)
-    return known is not None or (target.vectors.get(expected.embed_field) is None and expected.text.extract(source.payload) is None)
+        return expected.skips_textless and not has_text
+    return target.vectors.get(expected.embed_field) is None and (not has_text or tag(source.id) in expected.accounted)
 
 
 def same_vector(a: Any, b: Any) -> bool:
