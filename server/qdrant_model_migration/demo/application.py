@@ -75,6 +75,15 @@ class Application:
         self.failures: list[str] = []
         self._was_sent = anyio.Event()
 
+    async def check(self) -> None:
+        """Whether the server answers and is new enough.
+
+        Raises:
+            Unsupported: it is older than 1.16.
+        """
+        gateway = await self._context.gateway()
+        await gateway.require("collection_metadata", "the demonstration, whose app reads the model's name from the collection,")
+
     async def set_up(self) -> int:
         """Fill the collection with the old model's vectors and point the alias at it; the number of documents.
 
@@ -82,7 +91,6 @@ class Application:
             AlreadyExists: the name is taken.
         """
         gateway = await self._context.gateway()
-        await gateway.require("collection_metadata", "the demonstration, whose app reads the model's name from the collection,")
         embedder = await self._context.catalogue.load(OLD_MODEL)
         payloads = documents()
         texts = [f"{payload['title']}\n{payload['text']}" for payload in payloads]

@@ -107,8 +107,17 @@ async def remove_from_server(place: Place) -> list[str]:
     """End the worker, then delete the aliases and collections that bear the prefix; their names.
 
     Raises:
-        MigrationError: something is left; it is named.
+        MigrationError: something is left, or may be; how it is named.
     """
+    try:
+        return await _remove(place)
+    except MigrationError as error:
+        raise MigrationError(
+            f"What the demonstration made could not be removed: {error} Delete by hand what begins with '{place.prefix}'."
+        ) from None
+
+
+async def _remove(place: Place) -> list[str]:
     assert place.prefix is not None
     async with OperationContext(place.settings) as context:
         gateway, ledger = await context.gateway(), await context.ledger()
@@ -125,7 +134,7 @@ async def remove_from_server(place: Place) -> list[str]:
                 removed.append(name)
         left = [name for name in (*await gateway.collections(), *await gateway.aliases()) if name.startswith(place.prefix)]
     if left:
-        raise MigrationError(f"The demonstration could not remove {', '.join(map(repr, left))} from the server; delete them by hand.")
+        raise MigrationError(f"The server still lists {', '.join(map(repr, left))}.")
     return removed
 
 

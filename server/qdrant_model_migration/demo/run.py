@@ -170,6 +170,7 @@ class Run:
         )
         screen.say(f"It runs in {where}. Nothing else is touched.")
         screen.say("The models are built in and lexical (word forms, not meaning): for demonstration only.")
+        await app.check()
         self.has_begun = True
         points = await app.set_up()
         screen.say(

@@ -64,20 +64,22 @@ class Screen:
         shown = ", ".join(f"{name}={_short(value)}" for name, value in arguments.items())
         self.say(f"> {tool}({shown})", "cyan")
         self._seen = None
-        if self._console.is_terminal:
-            columns = (TextColumn("  {task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[app]}"))
-            progress = Progress(*columns, console=self._console, transient=True)
-            progress.start()
-            self._bar = progress, progress.add_task(tool, total=None, app="")
 
     def progressed(self, done: float, total: float | None, stage: str) -> None:
-        if self._bar is not None:
-            progress, task = self._bar
+        if self._console.is_terminal:
+            progress, task = self._bar or self._begun(stage)
             progress.update(task, completed=done, total=total, description=stage, app=self.app_state())
         elif self._seen != (done, stage):
             share = f": {done:.0f} of {total:.0f}" if total else ""
             self._line(f"  ... {stage}{share}; {self.app_state()}", "")
         self._seen = done, stage
+
+    def _begun(self, stage: str) -> tuple[Progress, TaskID]:
+        columns = (TextColumn("  {task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[app]}"))
+        progress = Progress(*columns, console=self._console, transient=True)
+        progress.start()
+        self._bar = progress, progress.add_task(stage, total=None, app="")
+        return self._bar
 
     def done(self) -> None:
         """Take the live bar away."""
@@ -86,8 +88,20 @@ class Screen:
             self._bar = None
 
     def _line(self, text: str, style: str) -> None:
-        # On a terminal long lines are folded at words; elsewhere a line stays a line.
-        self._console.print(Text(text, style=style), soft_wrap=not self._console.is_terminal)
+        if not self._console.is_terminal:
+            self._console.print(Text(text, style=style), soft_wrap=True)
+            return
+        # Folded at words, the following lines as far in as the first.
+        inner = text.lstrip().removeprefix("- ").removeprefix("! ").removeprefix("> ")
+        head = text[: len(text) - len(inner)]
+        if not head:
+            self._console.print(Text(text, style=style))
+            return
+        grid = Table.grid()
+        grid.add_column(width=len(head), no_wrap=True)
+        grid.add_column()
+        grid.add_row(Text(head, style=style), Text(inner, style=style))
+        self._console.print(grid)
 
 
 def _short(value: Any) -> str:
