@@ -55,6 +55,9 @@ def _is_zombie(pid: int) -> bool:
         return True
 
 
+ATTEMPTS = 5
+
+
 class HeldLease:
     """A lease this process holds. `check` before every write; `renew` every third of its time."""
 
@@ -92,13 +95,21 @@ class HeldLease:
         """
         async with self._turn:
             began = self._clock()
-            renewed = self.lease.model_copy(update={"beat": self.lease.beat + 1, "at": now(), "progress": progress or self.lease.progress})
-            if not await self._ledger.set_lease(self._migration_id, self._revision, renewed):
-                _, found = await self._ledger.lease(self._migration_id)
-                raise LeaseLost(f"Migration {self._migration_id} is now driven by {found.host} (process {found.pid}); this driver stops.")
-            self._revision += 1
-            self.lease = renewed
-            self.deadline = began + renewed.lease_s
+            for _ in range(ATTEMPTS):
+                renewed = self.lease.model_copy(
+                    update={"beat": self.lease.beat + 1, "at": now(), "progress": progress or self.lease.progress}
+                )
+                if await self._ledger.set_lease(self._migration_id, self._revision, renewed):
+                    self._revision += 1
+                    self.lease = renewed
+                    self.deadline = began + renewed.lease_s
+                    return
+                revision, found = await self._ledger.lease(self._migration_id)
+                if found.owner != self.lease.owner:
+                    raise LeaseLost(f"Migration {self._migration_id} is now driven by {found.host} (process {found.pid}); this driver stops.")
+                # Ours: an earlier renewal whose answer was lost was stored all the same.
+                self._revision, self.lease = revision, found
+            raise LeaseLost(f"The lease of migration {self._migration_id} could not be renewed: its record changes all the time.")
 
     async def release(self, progress: Progress | None = None) -> None:
         """Give the lease back, so that nobody has to wait for it to run out."""
