@@ -111,6 +111,8 @@ def _listen(host: str, port: int) -> socket.socket:
         listener = socket.socket(family, kind, protocol)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
+        # Before the address is told: who connects from then on waits instead of being refused.
+        listener.listen(128)
     except OSError as error:
         raise Refused(f"Not serving: {host}:{port} cannot be listened on ({error.strerror or type(error).__name__}). Choose another with --host and --port.") from None  # fmt: skip
     return listener
