@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -25,7 +26,7 @@ async def issue_plan(
 ) -> tuple[str, str]:
     """Keep a plan and return (code, when it expires). The same facts asked for again give the same unused plan."""
     for number in range(50):
-        code = plan_code(name, digest if number == 0 else f"{int(digest[:8], 16) + number:08x}{digest}")
+        code = plan_code(name, hashlib.sha256(f"{digest}-{number}".encode()).hexdigest())
         held = await ledger.plan(migration_id, code)
         if held is not None and held.is_used:
             continue
