@@ -14,4 +14,10 @@ __all__ = ["demo", "run_demo"]
 
 def demo(console: Console | None = None, *, keep: bool = False) -> int:
     """Run the demonstration to its end; the exit code of the command."""
-    return anyio.run(partial(run_demo, console, keep=keep))
+    code = 1
+    try:
+        code = anyio.run(partial(run_demo, console, keep=keep))
+    except* SystemExit:
+        # The console's, when nobody reads the output any more (`demo | head`); what was made is removed by then.
+        pass
+    return code
