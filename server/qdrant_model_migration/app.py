@@ -22,6 +22,8 @@ from qdrant_model_migration.tools.support import App, answering, app_of
 from qdrant_model_migration.worker.detach import Drivers
 
 NAME = "qdrant-model-migration"
+MODEL_WAIT_S = 12.0
+"""A call that needs two models still answers within 40 s."""
 SKILL_URI = f"skill://{NAME}/SKILL.md"
 
 INSTRUCTIONS = """\
@@ -48,7 +50,7 @@ def build_server(settings: Settings) -> MCPServer[App]:
 
     @asynccontextmanager
     async def lifespan(server: MCPServer[App]) -> AsyncIterator[App]:
-        async with OperationContext(settings) as context:
+        async with OperationContext(settings, model_wait_s=MODEL_WAIT_S) as context:
             drivers = Drivers(context)
             context.ensure_driver = drivers.ensure
             yield App(context=context, drivers=drivers, local=LocalOperations())

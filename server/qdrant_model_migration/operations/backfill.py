@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+from anyio import to_thread
+
 from qdrant_model_migration.domain.migration import EventRecord, Migration, Pace, Phase
 from qdrant_model_migration.errors import Refused, Unsupported
 from qdrant_model_migration.operations.context import OperationContext, now
@@ -43,8 +45,8 @@ async def start_backfill(
         max_source_latency_ms=max_source_latency_ms,
         max_cost_usd=max_cost_usd,
     )
-    # The model is loaded here too, so that one that cannot be loaded is told in the conversation and not in a log.
-    await context.catalogue.load(migration.model.name)
+    # Loading the model is the driver's first act: it may take longer than this call has, and a failure is told by the status.
+    await to_thread.run_sync(context.catalogue.resolve, migration.model.name)
     await ledger.save_pace(migration.id, pace)
     had_error = migration.error
     migration = await ledger.change(migration.id, _started)

@@ -11,7 +11,9 @@ import anyio
 from anyio.abc import TaskGroup
 
 from qdrant_model_migration.domain.migration import Migration
+from qdrant_model_migration.embedders.base import Embedder
 from qdrant_model_migration.embedders.catalogue import Catalogue
+from qdrant_model_migration.errors import Refused
 from qdrant_model_migration.qdrant.gateway import Gateway
 from qdrant_model_migration.qdrant.ledger import Ledger
 from qdrant_model_migration.settings import Settings
@@ -27,11 +29,15 @@ async def _nobody(migration: Migration) -> None:
 class OperationContext:
     """One a process (or a worker). Enter it before use; leaving closes what was opened."""
 
-    def __init__(self, settings: Settings, *, patience_s: float = 6.0, ensure_driver: EnsureDriver = _nobody) -> None:
+    def __init__(
+        self, settings: Settings, *, patience_s: float = 6.0, model_wait_s: float | None = None, ensure_driver: EnsureDriver = _nobody
+    ) -> None:
         self.settings = settings
         self.catalogue = Catalogue(settings)
         self.ensure_driver = ensure_driver
         self._patience_s = patience_s
+        self._model_wait_s = model_wait_s
+        self._loading: dict[str, _Loading] = {}
         self._gateways: dict[str, Gateway] = {}
         self._opening = anyio.Lock()
         self._exit = AsyncExitStack()
@@ -73,12 +79,59 @@ class OperationContext:
         """The ledger kept beside the targets of a connection; not created by asking for it."""
         return Ledger(await self.gateway(connection), self.settings.ledger)
 
+    async def model(self, name: str) -> Embedder:
+        """A loaded model, within the time a call has; a download that takes longer goes on in the background.
+
+        Raises:
+            Refused: it is still being loaded; the same call later finds it.
+            MigrationError: as `Catalogue.load`.
+        """
+        if self._model_wait_s is None:
+            return await self.catalogue.load(name)
+        loading = self._loading.get(name)
+        if loading is None:
+            loading = self._loading[name] = _Loading()
+            self.background.start_soon(loading.run, self.catalogue, name)
+        with anyio.move_on_after(self._model_wait_s):
+            await loading.is_over.wait()
+        if not loading.is_over.is_set():
+            raise Refused(
+                f"Nothing was changed: model {name!r} is still being loaded or downloaded after {self._model_wait_s:.0f} s. That goes on in the "
+                "background; make the same call again in a minute."
+            )
+        self._loading.pop(name, None)
+        return loading.outcome()
+
     def notice(self, connection: str | None = None) -> str:
         """How a summary begins when the embedded database serves because nothing else was set."""
         wanted = self.settings.connection(connection)
         if not (self.settings.is_default_location and wanted.name == "default"):
             return ""
         return f"[Embedded database at {wanted.path}: no server is set. Set QDRANT_URL to connect one.] "
+
+
+class _Loading:
+    """A model on its way."""
+
+    def __init__(self) -> None:
+        self.is_over = anyio.Event()
+        self._loaded: Embedder | None = None
+        self._failure: Exception | None = None
+
+    async def run(self, catalogue: Catalogue, name: str) -> None:
+        try:
+            self._loaded = await catalogue.load(name)
+        except Exception as error:  # noqa: BLE001 - raised again for the caller; here it would end the server's task group
+            self._failure = error
+        finally:
+            self.is_over.set()
+
+    def outcome(self) -> Embedder:
+        if self._failure is not None:
+            raise self._failure
+        if self._loaded is None:
+            raise Refused("Nothing was changed: the server is shutting down.")
+        return self._loaded
 
 
 def now() -> str:

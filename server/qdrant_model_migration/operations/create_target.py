@@ -75,7 +75,7 @@ async def create_target(context: OperationContext, request: Request, *, dry_run:
     _check_source(source, migrations, ledger)
     replaced = source.field_to_replace(request.vector)
     text = await _text_source(gateway, source, request.text_field)
-    embedder = await context.catalogue.load(request.model or "")
+    embedder = await context.model(request.model or "")
     match = await _match(context, gateway, source, replaced, text, request.current_model)
     migration = known or await _plan(context, gateway, source, replaced, text, embedder, match, request, migrations)
     if dry_run:

@@ -16,7 +16,7 @@ from qdrant_model_migration.domain.points import Payload
 from qdrant_model_migration.domain.strategy import Advice, Goal, Observations, Readers, Writes, advise, size_remark
 from qdrant_model_migration.domain.texts import TextSource, framework_of
 from qdrant_model_migration.embedders.base import Embedder
-from qdrant_model_migration.errors import MigrationError, ModelNotUsable, NotFound, Refused, TransientEmbedding, Unsupported
+from qdrant_model_migration.errors import MigrationError, NotFound, Refused, TransientEmbedding, Unsupported
 from qdrant_model_migration.operations.cards import Measured, card
 from qdrant_model_migration.operations.context import OperationContext
 from qdrant_model_migration.operations.overview import connection_argument, resolve_allowed
@@ -28,7 +28,6 @@ from qdrant_model_migration.results import NextStep, Recommendation, RecommendRe
 SAMPLE = 256
 TIMED_TEXTS = 512
 ANSWER_S = 36.0
-LOAD_S = 18.0
 TIMING_S = 4.0
 MAX_MODELS = 20
 
@@ -77,7 +76,7 @@ async def recommend(
         summary = f"{notice}Choose a model for {_label(found, field)}, then call again with 'model'. {len(models)} are usable here."
         return RecommendResult(summary=summary, warnings=warnings, models=models)
 
-    embedder, spec = await _new_model(context, model, aim, deadline - clock(), warnings)
+    embedder, spec = await _new_model(context, model, aim, warnings)
     timing = await _timed(embedder, text.texts, warnings)
     current, match = await _tested(context, gateway, found, field, text.source, current_model, deadline - clock(), warnings)
     seen = Observations(
@@ -146,12 +145,12 @@ async def _models(context: OperationContext) -> list[UsableModel]:
 
 
 async def _new_model(
-    context: OperationContext, model: str | None, goal: Goal, left_s: float, warnings: list[str]
+    context: OperationContext, model: str | None, goal: Goal, warnings: list[str]
 ) -> tuple[Embedder | None, ModelSpec | None]:
     if model is None:
         return None, None
     try:
-        embedder = await _load(context, model, min(LOAD_S, left_s))
+        embedder = await context.model(model)
     except Unsupported as error:
         if goal not in _ADDS:
             raise
@@ -159,15 +158,6 @@ async def _new_model(
         warnings.append(f"{model!r} was not measured. {error}")
         return None, ModelSpec(name=model, kind=_ADDS[goal])
     return embedder, embedder.spec
-
-
-async def _load(context: OperationContext, model: str, within_s: float) -> Embedder:
-    with anyio.move_on_after(max(0.1, within_s)):
-        return await context.catalogue.load(model)
-    raise ModelNotUsable(
-        f"Model {model!r} was not loaded within {within_s:.0f} s; a first use may download it. "
-        "Call again, or load it beforehand with `qdrant-model-migration doctor`."
-    )
 
 
 async def _timed(embedder: Embedder | None, texts: list[str], warnings: list[str]) -> Timing | None:
@@ -195,7 +185,7 @@ async def _tested(
         return None, None
     try:
         with anyio.move_on_after(max(1.0, left_s)):
-            embedder = await context.catalogue.load(current_model)
+            embedder = await context.model(current_model)
             if text is None:
                 warnings.append(f"current_model {current_model!r} could not be tested: no text was found to embed again.")
                 return embedder.spec, None

@@ -58,12 +58,25 @@ class Driver:
         self._seen: list[tuple[float, int]] = []
 
     async def run(self) -> None:
-        """Take the lease and work.
+        """Take the lease and work until nothing is left to do.
 
         Raises:
             LeaseLost: another driver has the migration.
             MigrationError: it cannot be worked at all; recorded with the migration where that is possible.
         """
+        await self._drive()
+        # Whoever asked for something before the lease was given back saw a driver and started none: one more look is owed.
+        while not self._is_asked_to_stop() and await self._is_wanted():
+            await self._drive()
+
+    async def _is_wanted(self) -> bool:
+        ledger = await self._context.ledger(self._connection)
+        if any(operation.state in ("requested", "running") for operation in await ledger.operations(self._id)):
+            return True
+        migration, pace = await ledger.migration(self._id), await ledger.pace(self._id)
+        return migration.phase is Phase.BACKFILLING and migration.error is None and not pace.is_paused
+
+    async def _drive(self) -> None:
         ledger = await self._context.ledger(self._connection)
         held = await take_lease(ledger, self._id, lease_s=self._context.settings.lease_s, log=self._log)
         progress = Progress(stage="starting")
@@ -134,19 +147,26 @@ class Driver:
 
     async def _work(self, held: HeldLease, work: Work) -> None:
         idle_since = away_since = None
+        ran_out = False
         while not self._is_asked_to_stop():
             try:
+                if ran_out:
+                    await held.renew(work.progress)
+                    ran_out = False
                 step = await self._step(work)
                 if step == "worked":
                     # What was just done is shown at once, not at the next beat.
                     await held.renew(work.progress)
                 away_since = None
             except LeaseLost:
-                # It ran out while this machine slept, or somebody took it: renewing tells which.
-                self._is_lost = False
-                await held.renew(work.progress)
+                if self._is_lost or ran_out:
+                    raise
+                # It ran out while this machine slept or Qdrant was away, or somebody took it: renewing tells which.
+                ran_out = True
                 continue
             except Interrupted:
+                if self._is_lost:
+                    raise LeaseLost(f"Migration {self._id} is driven by somebody else now.") from None
                 if not work.pace.is_paused or self._is_asked_to_stop():
                     return
                 step = "waiting"
@@ -154,20 +174,20 @@ class Driver:
                 now = anyio.current_time()
                 away_since = away_since or now
                 if now - away_since > GIVE_UP_S:
-                    await self._stop_with(work, str(error))
+                    await self._stop_with(held, work, str(error))
                     return
                 LOG.warning("Waiting for a service to come back: %s", error)
                 work.progress.stage = "waiting for a service to come back"
                 await anyio.sleep(RECONNECT_S)
                 continue
             except MigrationError as error:
-                await self._stop_with(work, str(error))
+                await self._stop_with(held, work, str(error))
                 return
             except Exception as error:
                 # A defect of ours: told in the ledger, where the person looks, and with its trace in the log.
                 LOG.exception("The driver failed")
                 await self._stop_with(
-                    work, f"The driver failed unexpectedly ({type(error).__name__}); its log tells more. What is written is recorded."
+                    held, work, f"The driver failed unexpectedly ({type(error).__name__}); its log tells more. What is written is recorded."
                 )
                 return
             idle_since = (idle_since or anyio.current_time()) if step == "idle" else None
@@ -201,7 +221,10 @@ class Driver:
 
     async def _backfill(self, work: Work) -> None:
         """All ranges, then passes until one converges."""
-        work.inserts_by_mode = await prove_guard(work.target)
+        work.progress.stage = "loading the model"
+        await work.embedder()
+        # Unguarded: the scratch collection of the proof is removed even when the lease ran out.
+        work.inserts_by_mode = await prove_guard(await self._context.gateway(work.migration.target.connection))
         await Pipeline(work, is_stopping=lambda: self._is_stopping() or work.pace.is_paused).run()
         work.check()
         await work.target.update(work.migration.target.collection, {"optimizers": work.migration.restore})
@@ -253,8 +276,9 @@ class Driver:
             await work.change(lambda m: m.model_copy(update={"phase": m.after("found_incomplete")}))
             await work.record("taken_over", "the driver before was lost; the target has to be verified again")
 
-    async def _stop_with(self, work: Work, reason: str) -> None:
+    async def _stop_with(self, held: HeldLease, work: Work, reason: str) -> None:
         LOG.error("Stopped: %s", reason)
+        await held.renew(work.progress)
         await work.change(lambda m: m.model_copy(update={"error": reason}))
         await work.record("stopped", reason)
 

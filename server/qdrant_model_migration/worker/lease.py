@@ -56,6 +56,7 @@ def _is_zombie(pid: int) -> bool:
 
 
 ATTEMPTS = 5
+"""Tries to renew or to give back a lease whose record holds a renewal of our own that was not answered."""
 
 
 class HeldLease:
@@ -106,17 +107,27 @@ class HeldLease:
                     return
                 revision, found = await self._ledger.lease(self._migration_id)
                 if found.owner != self.lease.owner:
-                    raise LeaseLost(f"Migration {self._migration_id} is now driven by {found.host} (process {found.pid}); this driver stops.")
+                    raise LeaseLost(
+                        f"Migration {self._migration_id} is now driven by {found.host} (process {found.pid}); this driver stops."
+                    )
                 # Ours: an earlier renewal whose answer was lost was stored all the same.
                 self._revision, self.lease = revision, found
             raise LeaseLost(f"The lease of migration {self._migration_id} could not be renewed: its record changes all the time.")
 
     async def release(self, progress: Progress | None = None) -> None:
-        """Give the lease back, so that nobody has to wait for it to run out."""
-        freed = self.lease.model_copy(
-            update={"owner": None, "beat": self.lease.beat + 1, "at": now(), "progress": progress or self.lease.progress}
-        )
-        await self._ledger.set_lease(self._migration_id, self._revision, freed)
+        """Give the lease back, so that nobody has to wait for it to run out; nothing happens when somebody else has it."""
+        async with self._turn:
+            for _ in range(ATTEMPTS):
+                freed = self.lease.model_copy(
+                    update={"owner": None, "beat": self.lease.beat + 1, "at": now(), "progress": progress or self.lease.progress}
+                )
+                if await self._ledger.set_lease(self._migration_id, self._revision, freed):
+                    return
+                revision, found = await self._ledger.lease(self._migration_id)
+                if found.owner != self.lease.owner:
+                    return
+                # A renewal that was cut off by the end of the work was stored all the same.
+                self._revision, self.lease = revision, found
 
 
 async def take_lease(

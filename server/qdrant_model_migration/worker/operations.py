@@ -45,6 +45,8 @@ async def carry_out(work: Work, operation: Operation) -> None:
             while True:
                 await anyio.sleep(SHOW_EVERY_S)
                 try:
+                    # A driver that was stopped meanwhile must not call running what its successor has finished.
+                    work.check()
                     await work.ledger.save_operation(work.id, running.model_copy(update={"progress": work.progress}))
                 except MigrationError as error:
                     LOG.warning("Progress was not recorded: %s", error)
@@ -62,6 +64,7 @@ async def carry_out(work: Work, operation: Operation) -> None:
         ended: dict[str, Any] = {"state": "failed", "error": str(failure[0]), "is_refusal": isinstance(failure[0], Refused)}
     else:
         ended = {"state": "done", "result": outcome[0].model_dump(mode="json")}
+    work.check()
     await work.ledger.save_operation(work.id, running.model_copy(update={**ended, "progress": work.progress, "finished_at": now()}))
 
 

@@ -106,7 +106,7 @@ class Pipeline:
             )
             window = [p for p in page if current.holds(p.id)]
             is_last = after is None or len(window) < len(page) or not current.holds(after)
-            current = await self._window(current, window)
+            current, spent = await self._window(current, window)
             position = after
             cursor = tag(after) if after is not None and not is_last else current.cursor
             current = current.model_copy(update={"cursor": cursor, "is_done": is_last, "is_started": True})
@@ -114,18 +114,19 @@ class Pipeline:
             await work.ledger.save_range(work.id, current)
             self._ranges[current.number] = current
             self._count()
+            # After the checkpoint: a driver that ends while it waits leaves nothing to be read again.
+            await self._keep_pace(spent)
 
-    async def _window(self, current: Range, window: list[Point]) -> Range:
-        """Write the points of one window that the target does not hold, and count them."""
+    async def _window(self, current: Range, window: list[Point]) -> tuple[Range, int]:
+        """Write the points of one window that the target does not hold; the range with them counted, and how many there were."""
         work = self._work
         existing = await work.target.points.existing(work.migration.target.collection, [p.id for p in window])
         todo = [p for p in window if p.id not in existing]
         made = await make_points(work, todo, is_stopping=self._is_stopping)
         await insert_points(work, made.points)
         await account(work, made.failed)
-        await self._keep_pace(len(todo))
         foreign = [tag(i) for i in existing][: MOST_FOREIGN - len(current.foreign)]
-        return current.model_copy(
+        counted = current.model_copy(
             update={
                 "read": current.read + len(window),
                 "written": current.written + len(made.points),
@@ -136,6 +137,7 @@ class Pipeline:
                 "foreign": (*current.foreign, *foreign),
             }
         )
+        return counted, len(todo)
 
     async def _keep_pace(self, points: int) -> None:
         """Wait as the pace asks, looking at it again while waiting: it may be changed meanwhile."""
