@@ -74,7 +74,7 @@ async def read_status(context: OperationContext, ledger: Ledger, migration: Migr
     failed = await ledger.failed(migration.id)
     events = await ledger.events(migration.id)
     worker = worker_of(lease)
-    progress = (lease.progress or Progress(stage=migration.phase.value)).model_copy(update={"lag": migration.lag})
+    progress = (lease.progress or Progress(stage="waiting for the worker")).model_copy(update={"lag": migration.lag})
     if progress.total == 0:
         progress.total = migration.total_points
     if worker.state != "running":

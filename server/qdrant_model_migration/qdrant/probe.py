@@ -64,8 +64,12 @@ async def prove_rights(gateway: Gateway, ledger: str) -> None:
             step = "write points"
             await gateway.points.write(name, [Point(id=1, payload={})])
             step = "create and delete aliases"
-            await gateway.point_alias(alias, name)
-            await gateway.delete_alias(alias)
+            try:
+                await gateway.point_alias(alias, name)
+            finally:
+                # An alias left behind would keep the scratch collection from being removed as well.
+                with anyio.CancelScope(shield=True):
+                    await gateway.delete_alias(alias)
             step = "delete collections"
         if await gateway.exists(ledger):
             step = f"write the ledger {ledger!r}"

@@ -33,7 +33,7 @@ async def carry_out(work: Work, operation: Operation) -> None:
     """
     LOG.info("Operation %s begins", operation.key)
     work.migration = await work.ledger.migration(work.id)
-    work.progress.stage, work.progress.read = operation.kind, 0
+    work.progress.stage, work.progress.read, work.progress.total = operation.kind, 0, 0
     running = operation.model_copy(update={"state": "running", "progress": work.progress})
     work.check()
     await work.ledger.save_operation(work.id, running)
