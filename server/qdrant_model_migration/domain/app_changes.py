@@ -8,6 +8,7 @@ from qdrant_model_migration.domain.migration import Migration
 _SNIPPET = '''\
 # Dual writes for migration {migration}: the source first, as before; then the target, from what the source now holds.
 # A failure on the target never fails the app's request: the catch-up carries it over. Remove this after the cutover.
+import json
 import logging
 
 from qdrant_client import QdrantClient, models
@@ -59,43 +60,43 @@ class DualWriter:
 {text_of}
 '''
 
+_READ_PATH = """\
+def read_path(payload: dict, path: str):
+    if path in payload:
+        return payload[path]
+    value = payload
+    for part in path.split("."):
+        if isinstance(value, str) and value.lstrip().startswith("{"):  # JSON held in a string
+            try:
+                value = json.loads(value)
+            except (ValueError, RecursionError):
+                return None
+        if not isinstance(value, dict) or part not in value:
+            return None
+        value = value[part]
+    return value
+"""
+
 _TEXT_OF_PATH = """\
 def text_of(payload: dict):
-    import json
-
-    value = payload.get({path!r})
-    if value is None:
-        value = payload
-        for part in {path!r}.split("."):
-            if isinstance(value, str):
-                try:
-                    value = json.loads(value)
-                except ValueError:
-                    value = None
-            value = value.get(part) if isinstance(value, dict) else None
+    value = read_path(payload, {path!r})
     return value if isinstance(value, str) and value.strip() else None
+
+
 """
 
 _TEXT_OF_TEMPLATE = """\
 def text_of(payload: dict):
-    # TEXT is the migration's text_field; text_of_path reads one of its places.
-    parts = {{name: text_of_path(payload, name) for name in {names!r}}}
-    if not any(part.strip() for part in parts.values()):
-        return None
-    text = {template!r}
-    for name, part in parts.items():
-        text = text.replace("{{" + name + "}}", part)
-    return text.strip()
+    filled, has_text = "", False
+    for literal, path in {parts!r}:
+        value = read_path(payload, path) if path else None
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        part = value if isinstance(value, str) else str(value) if is_number else ""
+        has_text = has_text or bool(part.strip())
+        filled += literal + part
+    return filled.strip() if has_text else None
 
 
-def text_of_path(payload: dict, path: str) -> str:
-    value = payload.get(path)
-    if value is None:
-        value = payload
-        for part in path.split("."):
-            value = value.get(part) if isinstance(value, dict) else None
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return value if isinstance(value, str) else str(value) if is_number else ""
 """
 
 
@@ -104,10 +105,7 @@ def dual_write_snippet(migration: Migration) -> str:
     from qdrant_model_migration.domain.texts import TextSource
 
     text = TextSource.parse(migration.text_field)
-    if text.is_template:
-        text_of = _TEXT_OF_TEMPLATE.format(names=text.fields, template=migration.text_field)
-    else:
-        text_of = _TEXT_OF_PATH.format(path=migration.text_field)
+    text_of = _TEXT_OF_TEMPLATE.format(parts=text.parts) if text.is_template else _TEXT_OF_PATH.format(path=migration.text_field)
     return _SNIPPET.format(
         migration=migration.id,
         source=migration.source.collection,
@@ -116,7 +114,7 @@ def dual_write_snippet(migration: Migration) -> str:
         copied={r.source_field: r.field for r in migration.copies},
         model=migration.model.name,
         dimensions=migration.model.dimensions,
-        text_of=text_of,
+        text_of=text_of + _READ_PATH,
     )
 
 

@@ -83,7 +83,12 @@ class TextSource:
         """The payload paths that are read."""
         if not self.is_template:
             return [self.expression]
-        return [name for _, name, _, _ in Formatter().parse(self.expression) if name]
+        return [name for _, name in self.parts if name]
+
+    @property
+    def parts(self) -> list[tuple[str, str | None]]:
+        """A template as (text as it stands, path of the value behind it)."""
+        return [(literal, name or None) for literal, name, _, _ in Formatter().parse(self.expression)]
 
     def extract(self, payload: Payload) -> str | None:
         """The text of a point, or None when there is none to embed: absent, blank or not a string.
@@ -95,7 +100,7 @@ class TextSource:
             return value if isinstance(value, str) and value.strip() else None
         pieces: list[str] = []
         has_text = False
-        for literal, name, _, _ in Formatter().parse(self.expression):
+        for literal, name in self.parts:
             pieces.append(literal)
             if name:
                 value = read_path(payload, name)

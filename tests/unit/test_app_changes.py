@@ -1,0 +1,156 @@
+"""Is everybody whose queries or writes change told so, and does the dual-write snippet do what it says?"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from qdrant_client import QdrantClient, models
+
+from qdrant_model_migration.domain.app_changes import app_changes, dual_write_snippet
+from qdrant_model_migration.domain.migration import Endpoint, Migration, Recipe
+from qdrant_model_migration.domain.model import ModelSpec
+from qdrant_model_migration.domain.texts import TextSource
+from tests.servers import QdrantServer
+
+
+def migration(**changes: Any) -> Migration:
+    values: dict[str, Any] = {
+        "id": "m-1",
+        "arguments_digest": "d",
+        "created_at": "2026-01-01",
+        "strategy": "new_collection",
+        "source": Endpoint(collection="docs"),
+        "target": Endpoint(collection="docs-new"),
+        "recipes": (Recipe(field="", kind="embed", source_field=""),),
+        "model": ModelSpec(name="openai:new", dimensions=4, query_prefix="query: "),
+        "text_field": "text",
+        "create": {},
+        "restore": {},
+    }
+    return Migration(**{**values, **changes})
+
+
+def told(old_dimensions: int | None, aliases: list[str] | None = None, **changes: Any) -> str:
+    return "\n".join(app_changes(migration(**changes), ["live"] if aliases is None else aliases, old_dimensions))
+
+
+def test_other_dimensions_fail_and_equal_ones_return_nonsense() -> None:
+    """The two ways in which a reader that was not changed breaks."""
+    other, equal = told(8), told(4)
+    assert "old model (8 dimensions) through a swapped alias fails with 'Wrong input: Vector dimension error'" in other
+    assert "nonsense" not in other
+    assert "gets nonsense without any error: both have the same dimensions" in equal
+    assert "fails" not in equal
+
+
+@pytest.mark.parametrize("dimensions", [4, 8])
+@pytest.mark.parametrize("writes", ["frozen", "dual_write", "live"])
+@pytest.mark.parametrize("readers", ["one_deploy", "rolling", "self_resolving"])
+def test_the_query_model_with_its_prefix_is_always_named(dimensions: int, writes: str, readers: str) -> None:
+    text = told(dimensions, writes=writes, readers=readers)
+    assert "embedded with openai:new (4 dimensions, query side, prefixed 'query: ')" in text
+    marks = {"frozen": "Nothing writes to the source", "dual_write": "dual-write snippet", "live": "Writers go on as they are"}
+    assert [mark for mark in marks.values() if mark in text] == [marks[writes]]
+    assert ("model_migration.model" in text) is (readers == "self_resolving")
+    assert ("rolling deploy" in text) is (readers == "rolling")
+
+
+def test_a_renamed_field_and_a_missing_alias_are_told() -> None:
+    named = told(8, recipes=(Recipe(field="new", kind="embed", source_field=""),))
+    assert "using='new'" in named
+    assert "using=" not in told(8)
+    assert "No alias points to 'docs'" in told(8, aliases=[])
+    assert "No alias" not in told(8)
+
+
+def snippet(**changes: Any) -> dict[str, Any]:
+    space: dict[str, Any] = {}
+    exec(dual_write_snippet(migration(writes="dual_write", **changes)), space)  # noqa: S102 - what a person would paste
+    return space
+
+
+EXPRESSIONS = ["text", "a.b", "a.b.c", "{text}", "{a.b}: {text}", "{{x}} {text}", "{text}{n}{a.b.c}", 'it\'s {text} \\ "quoted"']
+
+words = st.sampled_from(
+    ["", "  ", "hello", "{text}", "{a.b}", "{}", "{broken", '{"b": "json"}', '{"b": {"c": "deep"}}', "5", "null", "ü\n"]
+)
+scalars = words | st.integers() | st.booleans() | st.none() | st.floats(allow_nan=False, allow_infinity=False)
+values = st.recursive(
+    scalars, lambda inner: st.dictionaries(st.sampled_from(["b", "c"]), inner) | st.lists(inner, max_size=2), max_leaves=5
+)
+payloads = st.dictionaries(st.sampled_from(["text", "a", "a.b", "n", "b"]), values)
+
+
+@pytest.mark.parametrize("expression", EXPRESSIONS)
+@given(payload=payloads)
+def test_the_snippet_embeds_the_text_that_the_backfill_embeds(expression: str, payload: dict[str, Any]) -> None:
+    """Else a dual-written point has a vector of another text. Texts that look like templates or JSON are but texts."""
+    assert snippet(text_field=expression)["text_of"](payload) == TextSource.parse(expression).extract(payload)
+
+
+def embed(texts: list[str]) -> list[list[float]]:
+    return [[float(len(text)), 1.0, 0.0, 0.0] for text in texts]
+
+
+def dense(size: int) -> models.VectorParams:
+    return models.VectorParams(size=size, distance=models.Distance.DOT)
+
+
+@pytest.mark.parametrize(
+    ("text_field", "payload"), [("text", {"text": "abc"}), ("a.text", {"a": {"text": "abc"}}), ("{t}{n}", {"t": "ab", "n": 7})]
+)
+def test_the_snippet_mirrors_every_kind_of_write(server: QdrantServer, name: str, text_field: str, payload: dict[str, Any]) -> None:
+    """Upsert, partial update, delete: afterwards the target holds what the recipes say of the source."""
+    client = QdrantClient(url=server.url, check_compatibility=False)
+    source, target = f"{name}-docs", f"{name}-new"
+    sparse = {"s": models.SparseVectorParams()}
+    try:
+        client.create_collection(source, vectors_config={"": dense(2), "b": dense(3)}, sparse_vectors_config=sparse)
+        client.create_collection(target, vectors_config={"new": dense(4), "b": dense(3)}, sparse_vectors_config=sparse)
+        recipes = (
+            Recipe(field="new", kind="embed", source_field=""),
+            Recipe(field="b", kind="copy", source_field="b"),
+            Recipe(field="s", kind="copy", source_field="s"),
+        )
+        ends = {"source": Endpoint(collection=source), "target": Endpoint(collection=target)}
+        writer = snippet(recipes=recipes, text_field=text_field, **ends)["DualWriter"](client, embed)
+        bow = models.SparseVector(indices=[3], values=[0.5])
+        vectors: Any = {"": [1.0, 2.0], "b": [1.0, 2.0, 3.0], "s": bow}
+        writer.upsert([models.PointStruct(id=i, vector=vectors, payload=payload) for i in (1, 2)])
+        writer.upsert([models.PointStruct(id=3, vector={"": [1.0, 2.0]}, payload={"title": "no text"})])
+        writer.set_payload({"text": "abcdef", "a": {"text": "abcdef"}, "t": "abcde"}, [1])
+        writer.delete([2])
+        found = {p.id: p for p in client.retrieve(target, [1, 2, 3], with_vectors=True)}
+    finally:
+        client.close()
+    assert set(found) == {1, 3}
+    assert found[1].vector == {"new": [6.0, 1.0, 0.0, 0.0], "b": [1.0, 2.0, 3.0], "s": bow}
+    assert found[1].payload == {**payload, "text": "abcdef", "a": {"text": "abcdef"}, "t": "abcde"}
+    assert (found[3].vector, found[3].payload) == ({}, {"title": "no text"})
+
+
+def test_a_missing_target_or_a_failing_model_never_fails_the_apps_request(
+    server: QdrantServer, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = QdrantClient(url=server.url, check_compatibility=False)
+    source = f"{name}-docs"
+
+    def broken(texts: list[str]) -> list[list[float]]:
+        raise RuntimeError("the provider is away")
+
+    try:
+        client.create_collection(source, vectors_config=dense(2))
+        ends = {"source": Endpoint(collection=source), "target": Endpoint(collection=f"{name}-missing")}
+        for model in (embed, broken):
+            writer = snippet(**ends)["DualWriter"](client, model)
+            writer.upsert([models.PointStruct(id=i, vector=[1.0, 2.0], payload={"text": "abc"}) for i in (1, 2)])
+            writer.set_payload({"text": "edited"}, [1])
+            writer.delete([2])
+        (held,) = client.retrieve(source, [1, 2])
+    finally:
+        client.close()
+    assert (held.id, held.payload) == (1, {"text": "edited"})
+    assert {r.message for r in caplog.records if r.name == "dual_write"} == {"target not updated; the catch-up will"}
