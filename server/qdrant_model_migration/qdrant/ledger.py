@@ -252,13 +252,13 @@ class Ledger:
     async def _insert(self, kind: str, migration_id: str, key: str, record: BaseModel) -> bool:
         nonce = uuid.uuid4().hex
         point = self._point(kind, migration_id, key, record, 1, (nonce,))
-        return await self._put(point, nonce, never([point.id]))
+        return await self._put(point, nonce, never())
 
     async def _set(self, kind: str, migration_id: str, key: str, record: BaseModel, before: _Stored) -> bool:
         nonce = uuid.uuid4().hex
         point = self._point(kind, migration_id, key, record, before.revision + 1, (nonce, *before.nonces)[:NONCES])
         same = models.FieldCondition(key="revision", match=models.MatchValue(value=before.revision))
-        return await self._put(point, nonce, models.Filter(must=[models.HasIdCondition(has_id=[point.id]), same]))
+        return await self._put(point, nonce, models.Filter(must=[same]))
 
     async def _put(self, point: Point, nonce: str, guard: models.Filter) -> bool:
         await self._call(

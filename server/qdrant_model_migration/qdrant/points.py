@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -132,8 +132,7 @@ class Points:
         if by_mode:
             await self._call(lambda: client.upsert(collection, structs, wait=True, update_mode=models.UpdateMode.INSERT_ONLY))
         else:
-            guard = translate.never([p.id for p in points])
-            await self._call(lambda: client.upsert(collection, structs, wait=True, update_filter=guard))
+            await self._call(lambda: client.upsert(collection, structs, wait=True, update_filter=translate.never()))
 
     async def write(self, collection: str, points: Sequence[Point]) -> None:
         """Write without a guard: only where nobody else writes, or what nobody else knows."""
@@ -147,29 +146,35 @@ class Points:
 
         # An upsert's filter applies to existing points only: were the point gone meanwhile, it would be inserted again.
         # The operations of a batch are applied in order, so that case is for the next pass to find as an extra point.
-        async def write(guard: models.Filter) -> None:
+        async def write(guard: models.Filter | None) -> None:
             await self._call(lambda: client.upsert(collection, [struct], wait=True, update_filter=guard))
 
-        await self._guarded(collection, point.id, observed, point.payload, write)
+        try:
+            await write(translate.still_holds(point.id, observed, point.payload))
+        except RequestRejected:
+            # Strict mode refuses its conditions: no index, or too many.
+            if await self._is_as(collection, point.id, observed):
+                await write(None)
 
     async def delete_if(self, collection: str, point_id: PointId, *, observed: Payload) -> None:
-        """Delete one point unless its payload is no longer as observed, as far as a filter can tell."""
+        """Delete one point unless its payload is no longer as observed, as far as a filter can tell; a UUID is looked at right before."""
 
-        async def write(guard: models.Filter) -> None:
-            await self._call(lambda: self._call.rest.delete(collection, points_selector=models.FilterSelector(filter=guard), wait=True))
+        async def write(selector: models.FilterSelector | models.PointIdsList) -> None:
+            await self._call(lambda: self._call.rest.delete(collection, points_selector=selector, wait=True))
 
-        await self._guarded(collection, point_id, observed, {}, write)
+        if isinstance(point_id, int):
+            try:
+                await write(models.FilterSelector(filter=translate.still_holds(point_id, observed, {})))
+                return
+            except RequestRejected:
+                # Strict mode refuses its conditions: no index, or too many.
+                pass
+        if await self._is_as(collection, point_id, observed):
+            await write(models.PointIdsList(points=[point_id]))
 
-    async def _guarded(
-        self, collection: str, point_id: PointId, observed: Payload, wanted: Payload, write: Callable[[models.Filter], Awaitable[None]]
-    ) -> None:
-        """Write under the guard; where strict mode refuses its conditions (no index, too many), look right before writing instead."""
-        try:
-            await write(translate.still_holds(point_id, observed, wanted))
-        except RequestRejected:
-            now = (await self.retrieve(collection, [point_id])).get(point_id)
-            if now is not None and payload_digest(now.payload) == payload_digest(observed):
-                await write(models.Filter(must=[models.HasIdCondition(has_id=[point_id])]))
+    async def _is_as(self, collection: str, point_id: PointId, observed: Payload) -> bool:
+        now = (await self.retrieve(collection, [point_id])).get(point_id)
+        return now is not None and payload_digest(now.payload) == payload_digest(observed)
 
     async def watermark(self, collection: str) -> int | None:
         """Number of a no-op just carried out: every write after it has a higher one (single shard). None when embedded."""
@@ -196,13 +201,3 @@ def _plain(point_id: Any) -> PointId | None:
     if hasattr(point_id, "num") or hasattr(point_id, "uuid"):
         return point_id.uuid or int(point_id.num)
     return untag(f"u:{point_id}")
-
-
-async def _guarded(act: Callable[[models.Filter], Awaitable[None]], point_id: PointId, guard: models.Filter) -> None:
-    """Act under the guard; by the id alone where strict mode forbids filters on fields without an index."""
-    try:
-        await act(guard)
-    except RequestRejected as error:
-        if "Index required" not in str(error):
-            raise
-        await act(models.Filter(must=[models.HasIdCondition(has_id=[point_id])]))

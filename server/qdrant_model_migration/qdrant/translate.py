@@ -86,15 +86,22 @@ def has_wide_number(value: object) -> bool:
     return False
 
 
-def never(point_ids: list[PointId]) -> models.Filter:
-    """A filter that no existing point passes. With it an upsert inserts what is absent and leaves the rest alone."""
-    condition = models.HasIdCondition(has_id=list(point_ids))
+def never() -> models.Filter:
+    """A filter that no existing point passes. With it an upsert inserts what is absent and leaves the rest alone.
+
+    No condition of a write names a UUID: see `still_holds`.
+    """
+    condition = models.HasIdCondition(has_id=[0])
     return models.Filter(must=[condition], must_not=[condition])
 
 
 def still_holds(point_id: PointId, observed: Payload, wanted: Payload) -> models.Filter:
-    """Passed by this point while the differing values are as observed, as far as a filter can say so."""
-    must: list[models.Condition] = [models.HasIdCondition(has_id=[point_id])]
+    """Passed by this point while the differing values are as observed, as far as a filter can say so.
+
+    A UUID is not among the conditions: 1.17.0 writes such a condition to its log, cannot read it again after a crash, and does not
+    start any more. The filter of an upsert applies to the upsert's own point anyhow.
+    """
+    must: list[models.Condition] = [models.HasIdCondition(has_id=[point_id])] if isinstance(point_id, int) else []
     must_not: list[models.Condition] = []
     for key in sorted(observed.keys() | wanted.keys()):
         if '"' in key or "\\" in key:

@@ -1,0 +1,401 @@
+"""What a fault test stands on: a collection, an app that writes to it, drivers as real processes, and an oracle of its own."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import uuid
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import anyio
+import numpy as np
+import pytest
+
+from qdrant_model_migration.domain.migration import Migration, Operation, OperationKind
+from qdrant_model_migration.embedders.builtin import HashingEmbedder
+from qdrant_model_migration.operations.backfill import start_backfill
+from qdrant_model_migration.operations.context import OperationContext
+from qdrant_model_migration.operations.create_target import Request, create_target
+from qdrant_model_migration.operations.requests import carry_out
+from qdrant_model_migration.operations.swap import plan_swap
+from qdrant_model_migration.qdrant.ledger import Ledger
+from qdrant_model_migration.results import FinishOutcome, RepairOutcome, SwapOutcome, Verification
+from qdrant_model_migration.settings import child_environment, read_settings
+from qdrant_model_migration.worker.detach import Drivers
+from tests.qdrant.seeds import WORDS
+from tests.servers import QdrantServer
+from tests.servers import request as rest
+
+SIZE = 64
+MODEL = f"builtin:hashing-{SIZE}"
+OLD_SIZE = 8
+LEASE_S = 5.0
+"""Short, so that a lost driver is replaced soon; a request may then take 2 s."""
+
+Raw = dict[str, Any]
+
+
+# --- the app and the oracle speak REST with a client of their own
+
+
+class Collection:
+    """One collection, as an app uses it."""
+
+    def __init__(self, server: QdrantServer, name: str) -> None:
+        self.server = server
+        self.name = name
+
+    def call(self, method: str, path: str, body: object = None) -> Any:
+        return rest(f"{self.server.url}/collections/{self.name}{path}", method=method, body=body)["result"]
+
+    def upsert(self, points: list[Raw]) -> None:
+        self.call("PUT", "/points?wait=true", {"points": points})
+
+    def set_payload(self, point_id: int | str, payload: Raw) -> None:
+        self.call("POST", "/points/payload?wait=true", {"payload": payload, "points": [point_id]})
+
+    def delete(self, ids: list[int | str]) -> None:
+        self.call("POST", "/points/delete?wait=true", {"points": ids})
+
+    def points(self) -> dict[int | str, Raw]:
+        """Every point with payload and vector, by id."""
+        found: dict[int | str, Raw] = {}
+        offset: int | str | None = None
+        while True:
+            page = self.call("POST", "/points/scroll", {"limit": 1000, "offset": offset, "with_payload": True, "with_vector": True})
+            found.update({p["id"]: p for p in page["points"]})
+            offset = page["next_page_offset"]
+            if offset is None:
+                return found
+
+    def search(self, vector: list[float]) -> list[Raw]:
+        return list(self.call("POST", "/points/query", {"query": vector, "limit": 3})["points"])
+
+
+def text(rng: random.Random, number: int) -> str:
+    """A text that no other call makes, so that each version of a point can be told from the others."""
+    return " ".join(rng.choices(WORDS, k=8)) + f" {number} {rng.getrandbits(40):x}"
+
+
+def point(rng: random.Random, point_id: int | str, number: int, size: int = OLD_SIZE) -> Raw:
+    return {"id": point_id, "vector": [rng.uniform(-1, 1) for _ in range(size)], "payload": {"text": text(rng, number), "n": number}}
+
+
+def differences(source: Collection, target: Collection, *, without_vector: frozenset[int | str] = frozenset()) -> list[str]:
+    """What is wrong with the target, by a comparison that shares nothing with the product but the model itself."""
+    model = HashingEmbedder(f"hashing-{SIZE}")
+    left, right = source.points(), target.points()
+    found = [f"{i} missing" for i in left.keys() - right.keys()] + [f"{i} extra" for i in right.keys() - left.keys()]
+    for i in left.keys() & right.keys():
+        if left[i]["payload"] != right[i]["payload"]:
+            found.append(f"{i} payload {left[i]['payload']} became {right[i]['payload']}")
+            continue
+        vector = right[i]["vector"]
+        if i in without_vector:
+            if vector:
+                found.append(f"{i} has a vector")
+            continue
+        if not vector or np.abs(np.array(vector) - model._embed_one(left[i]["payload"]["text"])).max() > 1e-5:
+            found.append(f"{i} vector is not that of its text")
+    return found
+
+
+class App(threading.Thread):
+    """Writes at a steady rate until stopped: new points, full upserts, set_payload on text and on another key, deletes.
+
+    `touches` limits it to some ids and kinds; every failure of a request is kept.
+    """
+
+    def __init__(self, collection: Collection, *, seed: int, per_second: float, ids: list[int | str], size: int = OLD_SIZE) -> None:
+        super().__init__(daemon=True)
+        self._rng = random.Random(seed)
+        self._collection = collection
+        self._pause_s = 1.0 / per_second
+        self._ids = list(ids)
+        self._size = size
+        self._stop_asked = threading.Event()
+        self.writes = 0
+        self.failures: list[str] = []
+        self.kinds: tuple[str, ...] = ("new", "upsert", "text", "payload", "delete")
+
+    def run(self) -> None:
+        while not self._stop_asked.wait(self._pause_s):
+            try:
+                self._write(self._rng.choice(self.kinds))
+                self.writes += 1
+            except OSError as error:
+                self.failures.append(str(error))
+
+    def _write(self, kind: str) -> None:
+        rng, number = self._rng, self.writes
+        if kind == "new":
+            new: int | str = rng.randrange(1, 2**63) if rng.random() < 0.5 else str(uuid.UUID(int=rng.getrandbits(128)))
+            self._collection.upsert([point(rng, new, number, self._size)])
+            self._ids.append(new)
+            return
+        where = rng.randrange(len(self._ids))
+        chosen = self._ids[where]
+        if kind == "upsert":
+            self._collection.upsert([point(rng, chosen, number, self._size)])
+        elif kind == "text":
+            self._collection.set_payload(chosen, {"text": text(rng, number)})
+        elif kind == "payload":
+            self._collection.set_payload(chosen, {"flag": number, "tags": [number, None, {"a": number}]})
+        else:
+            self._ids[where] = self._ids[-1]
+            self._ids.pop()
+            self._collection.delete([chosen])
+
+    def end(self) -> None:
+        self._stop_asked.set()
+        self.join(30)
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
+
+
+class Reader(threading.Thread):
+    """Searches through an alias without a pause, with the vector size of the collection that answers."""
+
+    def __init__(self, server: QdrantServer, alias: str, vectors: Callable[[], list[float]]) -> None:
+        super().__init__(daemon=True)
+        self._alias = Collection(server, alias)
+        self._vectors = vectors
+        self._stop_asked = threading.Event()
+        self.answers = 0
+        self.failures: list[str] = []
+
+    def run(self) -> None:
+        while not self._stop_asked.is_set():
+            try:
+                if not self._alias.search(self._vectors()):
+                    self.failures.append("no hit")
+                self.answers += 1
+            except OSError as error:
+                self.failures.append(str(error))
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop_asked.set()
+        self.join(30)
+
+
+async def _nobody(migration: Migration) -> None:
+    """Starts no driver."""
+
+
+# --- the migration
+
+
+@dataclass
+class Scene:
+    """A migration under way, and the handles to disturb it."""
+
+    server: QdrantServer
+    context: OperationContext
+    drivers: Drivers
+    ledger: Ledger
+    source: Collection
+    target: Collection
+    alias: str
+    ids: list[int | str]
+    migration_id: str
+    home: Path
+    by_hand: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    # reading
+
+    async def migration(self) -> Migration:
+        return await self.ledger.migration(self.migration_id)
+
+    async def until(self, condition: Callable[[Migration], bool], *, timeout_s: float = 60.0) -> Migration:
+        """The migration once it is so; fails with where it stands."""
+        with anyio.move_on_after(timeout_s):
+            while True:
+                found = await self.migration()
+                if condition(found):
+                    return found
+                await anyio.sleep(0.05)
+        found = await self.migration()
+        _, lease = await self.ledger.lease(self.migration_id)
+        log = self.log[-3000:]
+        raise AssertionError(f"after {timeout_s:.0f} s: {found.phase}, error {found.error}, lease {lease}\n{log}")
+
+    async def until_phase(self, phase: str, *, timeout_s: float = 60.0) -> Migration:
+        def is_there(found: Migration) -> bool:
+            assert found.error is None, f"{found.error}\n{self.log[-3000:]}"
+            return found.phase.value == phase
+
+        return await self.until(is_there, timeout_s=timeout_s)
+
+    async def until_written(self, points: int, *, timeout_s: float = 60.0) -> None:
+        """Until the target holds so many points."""
+        with anyio.fail_after(timeout_s):
+            while self.target.call("POST", "/points/count", {"exact": True})["count"] < points:
+                await anyio.sleep(0.05)
+
+    async def until_driven(self, *, by: int | None = None, timeout_s: float = 30.0) -> int:
+        """The process that holds the lease, once one (or `by`) does."""
+        with anyio.move_on_after(timeout_s):
+            while True:
+                _, lease = await self.ledger.lease(self.migration_id)
+                if lease.owner is not None and lease.pid is not None and by in (None, lease.pid) and self._lives(lease.pid):
+                    return lease.pid
+                await anyio.sleep(0.05)
+        raise AssertionError(f"nobody drives: {lease}\n{self.log[-3000:]}")
+
+    @property
+    def log(self) -> str:
+        """What the drivers started by calls wrote."""
+        path = self.home / "logs" / f"{self.migration_id}.log"
+        return path.read_text() if path.exists() else ""
+
+    # processes
+
+    def _started(self) -> list[subprocess.Popen[bytes]]:
+        return [child for child, _ in self.drivers._children.values()] + self.by_hand
+
+    def _lives(self, pid: int) -> bool:
+        return any(child.pid == pid and child.poll() is None for child in self._started())
+
+    def signal(self, pid: int, number: signal.Signals) -> None:
+        """Only to a process that this test started and that still runs."""
+        assert self._lives(pid), f"process {pid} is not one of ours"
+        os.kill(pid, number)
+        if number is signal.SIGKILL:
+            next(child for child in self._started() if child.pid == pid).wait(10)
+
+    def worker(self, *, dies: str | None = None) -> subprocess.Popen[bytes]:
+        """`qdrant-model-migration worker <id>` by hand, as another machine would run it.
+
+        `dies` names a function, as `module:Class.function` after the package's name, and `before` or `after`: the process ends itself
+        with SIGKILL when it gets there.
+        """
+        log = self.home / f"by-hand-{len(self.by_hand)}.log"
+        command = [sys.executable, "-m", "qdrant_model_migration", "worker", self.migration_id]
+        if dies is not None:
+            command = [sys.executable, str(Path(__file__).with_name("dying.py")), dies, self.migration_id]
+        with log.open("wb") as out:
+            child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=child_environment(), cwd=self.home)
+        self.by_hand.append(child)
+        return child
+
+    def log_of(self, child: subprocess.Popen[bytes]) -> str:
+        return (self.home / f"by-hand-{self.by_hand.index(child)}.log").read_text()
+
+    # calls
+
+    async def start(self, **pace: Any) -> None:
+        await start_backfill(self.context, migration_id=self.migration_id, **pace)
+
+    async def start_elsewhere(self, **pace: Any) -> None:
+        """Ask for the backfill without starting a driver: `worker` is to carry it out."""
+        self.context.ensure_driver = _nobody
+        await self.start(**pace)
+        self.context.ensure_driver = self.drivers.ensure
+
+    async def operation(self, kind: OperationKind, arguments: Raw, *, key: str | None = None, wait_s: float = 60.0) -> Operation:
+        return await carry_out(self.context, await self.migration(), kind, arguments, key=key, wait_s=wait_s)
+
+    async def verify(self) -> Verification:
+        done = await self.operation("verify", {"provenance_sample": 100})
+        assert done.state == "done", self.log[-3000:]
+        return Verification.model_validate(done.result)
+
+    async def repair(self) -> RepairOutcome:
+        done = await self.operation("repair", {"provenance_sample": 100})
+        assert done.state == "done", self.log[-3000:]
+        return RepairOutcome.model_validate(done.result)
+
+    async def verify_and_repair(self) -> None:
+        """As a person would: repaired only when the verification says so, and then complete."""
+        if not (await self.verify()).is_complete:
+            repaired = await self.repair()
+            assert repaired.verification.is_complete, repaired
+        assert (await self.migration()).phase.value == "verified"
+
+    async def plan(self, direction: Literal["forward", "back"] = "forward") -> str:
+        gateway = await self.context.gateway()
+        return (await plan_swap(gateway, self.ledger, await self.migration(), direction, None)).code
+
+    async def swap(self, direction: Literal["forward", "back"] = "forward", *, code: str | None = None) -> SwapOutcome:
+        code = code or await self.plan(direction)
+        done = await self.operation("swap", {"direction": direction, "alias": None, "code": code}, key=f"swap-{code}")
+        assert done.state == "done", self.log[-3000:]
+        return SwapOutcome.model_validate(done.result)
+
+    async def finish(self, action: Literal["keep_old", "delete_old"], code: str) -> FinishOutcome:
+        arguments = {"action": action, "snapshot_first": True, "code": code}
+        done = await self.operation("finish", arguments, key=f"finish-{code}")
+        assert done.state == "done", self.log[-3000:]
+        return FinishOutcome.model_validate(done.result)
+
+    def where(self) -> dict[str, str]:
+        """Every alias of the server."""
+        return {a["alias_name"]: a["collection_name"] for a in rest(f"{self.server.url}/aliases")["result"]["aliases"]}
+
+
+@asynccontextmanager
+async def scene(
+    server: QdrantServer,
+    name: str,
+    home: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    points: int,
+    model: str = MODEL,
+    writes: Literal["frozen", "dual_write", "live"] = "live",
+    lease_s: float = LEASE_S,
+    old_size: int = OLD_SIZE,
+    texts: Callable[[int], str] | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> AsyncIterator[Scene]:
+    """A source of so many points (integers and UUIDs), an alias on it, and a migration whose target is created."""
+    variables = {**server.environment, "QDRANT_MIGRATION_LEASE_SECONDS": str(lease_s), "QDRANT_MIGRATION_LEDGER": f"{name}-ledger"}
+    for variable, value in {**variables, **(environment or {})}.items():
+        monkeypatch.setenv(variable, value)
+    rng = random.Random(1)
+    source, alias = Collection(server, f"{name}-docs"), f"{name}-alias"
+    ids: list[int | str] = [n if n % 4 else str(uuid.UUID(int=rng.getrandbits(128))) for n in range(1, points + 1)]
+    rows = [point(rng, point_id, n, old_size) for n, point_id in enumerate(ids)]
+    if texts is not None:
+        for n, row in enumerate(rows):
+            row["payload"]["text"] = texts(n)
+    source.call("PUT", "", {"vectors": {"size": old_size, "distance": "Cosine"}})
+    for start in range(0, points, 1000):
+        source.upsert(rows[start : start + 1000])
+    action = {"create_alias": {"collection_name": source.name, "alias_name": alias}}
+    rest(f"{server.url}/collections/aliases", method="POST", body={"actions": [action]})
+    made: Scene | None = None
+    try:
+        async with OperationContext(read_settings(), patience_s=20.0) as context:
+            drivers = Drivers(context)
+            context.ensure_driver = drivers.ensure
+            request = Request(
+                collection=source.name, strategy="new_collection", model=model, text_field="text", target=f"{name}-new", writes=writes
+            )
+            created = await create_target(context, request)
+            ledger = await context.ledger()
+            target = Collection(server, f"{name}-new")
+            made = Scene(server, context, drivers, ledger, source, target, alias, ids, created.migration_id, home)
+            yield made
+    finally:
+        for child in made._started() if made else []:
+            if child.poll() is None:
+                child.kill()
+            child.wait(10)
