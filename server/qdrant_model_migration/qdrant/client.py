@@ -48,6 +48,13 @@ class Caller:
         self.patience_s = patience_s
         self.timeout_s = timeout_s
         self._turn = anyio.Lock()
+        self._check: Callable[[], None] | None = None
+
+    def guarded(self, check: Callable[[], None]) -> Caller:
+        """The same connection, where `check` may raise before every try of a request: a retry may come long after the first."""
+        made = Caller(self.connection, self.rest, self.fast, patience_s=self.patience_s, timeout_s=self.timeout_s)
+        made._turn, made._check = self._turn, check
+        return made
 
     async def __call__(self, act: Callable[[], Awaitable[T]]) -> T:
         """Carry out one request.
@@ -69,6 +76,8 @@ class Caller:
         raise AssertionError("stamina yields at least one attempt")
 
     async def _once(self, act: Callable[[], Awaitable[T]]) -> T:
+        if self._check is not None:
+            self._check()
         try:
             return await act()
         except MigrationError:

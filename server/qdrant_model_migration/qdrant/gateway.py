@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import anyio
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 from qdrant_client import models
@@ -68,6 +70,12 @@ class Gateway:
             AlreadyExists: another process holds the embedded database.
         """
         return cls(open_caller(connection, patience_s=patience_s, timeout_s=timeout_s))
+
+    def guarded(self, check: Callable[[], None]) -> Gateway:
+        """The same Qdrant, where `check` may raise before every request."""
+        made = Gateway(self.call.guarded(check))
+        made._facts = self._facts
+        return made
 
     async def close(self) -> None:
         await close_caller(self.call)
