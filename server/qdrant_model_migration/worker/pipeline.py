@@ -13,7 +13,7 @@ import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 from qdrant_model_migration.domain.pacing import Budget
-from qdrant_model_migration.domain.points import Point, tag
+from qdrant_model_migration.domain.points import Point, PointId, tag
 from qdrant_model_migration.domain.ranges import Range, next_to_draw, range_size
 from qdrant_model_migration.errors import Interrupted, MigrationError
 from qdrant_model_migration.operations.work import WINDOW, Work
@@ -22,6 +22,21 @@ from qdrant_model_migration.operations.writing import account, insert_points, ma
 RANGES_AHEAD = 8
 MOST_FOREIGN = 20
 DEFAULT_CONCURRENCY = 2
+
+
+ReadIds = Callable[[PointId | None, int], Awaitable[tuple[list[PointId], PointId | None]]]
+"""(where to begin, most ids) -> ids in order, and where the next begin."""
+
+
+async def draw_range(read: ReadIds, number: int, start: PointId | None, *, size: int, page: int | None) -> Range:
+    """The range from `start` that holds about `size` points now, read in pages of at most `page` ids; the last one is open above."""
+    end, left = start, size
+    while left > 0:
+        ids, end = await read(end, min(left, page or left))
+        left -= max(1, len(ids))
+        if end is None:
+            break
+    return Range(number=number, start=tag(start) if start is not None else None, end=tag(end) if end is not None else None)
 
 
 class Pipeline:
@@ -75,20 +90,16 @@ class Pipeline:
             size = range_size(work.source_collection.points)
             while (following := next_to_draw(list(self._ranges.values()))) is not None:
                 self._stop_if_asked()
-                number, start = following
-                end = start
-                left = size
-                while left > 0:
-                    limit = min(left, work.source_collection.page_limit or left)
-                    ids, end = await work.source.points.ids(work.migration.source.collection, offset=end, limit=limit)
-                    left -= max(1, len(ids))
-                    if end is None:
-                        break
-                drawn = Range(number=number, start=tag(start) if start is not None else None, end=tag(end) if end is not None else None)
+                drawn = await draw_range(self._read_ids, *following, size=size, page=work.source_collection.page_limit)
                 work.check()
-                await work.ledger.add_range(work.id, drawn)
-                self._ranges[number] = drawn
+                if not await work.ledger.add_range(work.id, drawn):
+                    # Recorded already: by a driver before us, with a boundary of its own, which holds.
+                    drawn = next(r for r in await work.ledger.ranges(work.id) if r.number == drawn.number)
+                self._ranges[drawn.number] = drawn
                 await send.send(drawn)
+
+    async def _read_ids(self, offset: PointId | None, limit: int) -> tuple[list[PointId], PointId | None]:
+        return await self._work.source.points.ids(self._work.migration.source.collection, offset=offset, limit=limit)
 
     async def _work_ranges(self, receive: MemoryObjectReceiveStream[Range]) -> None:
         async with receive:
