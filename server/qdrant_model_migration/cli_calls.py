@@ -6,6 +6,7 @@ import json
 import logging
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, get_type_hints
 
@@ -27,6 +28,10 @@ LOOK_EVERY_S = 1.0
 START_S = 20.0
 """A worker needs a moment to start; one that is silent for longer is not coming."""
 SETTLE_S = 20.0
+
+
+_DRIVEN = frozenset({"backfill", "control", "verify", "repair", "compare", "swap", "finish"})
+"""Commands that may start a driver; with the embedded database it runs in this process."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +117,7 @@ class Session:
         code = self._answer(result)
         if isinstance(result, StatusResult) and is_following and result.phase == "backfilling" and code == DONE:
             code = STILL_RUNNING if call.is_waiting or call.is_watching else DONE
-        if self._is_embedded and (call.spec.is_writing or call.command in ("verify", "compare")):
+        if self._is_embedded and call.command in _DRIVEN:
             await self._settle(result)
         return code
 
@@ -168,7 +173,7 @@ class Session:
         migration_id = getattr(result, "migration_id", None)
         if migration_id is None:
             return
-        with anyio.move_on_after(SETTLE_S):
+        with anyio.move_on_after(SETTLE_S), suppress(CallFailed):
             while (await self._status(migration_id)).worker.state == "running":  # noqa: ASYNC110 - it is the ledger that tells
                 await anyio.sleep(0.2)
 

@@ -90,7 +90,7 @@ def _plain(part: Json, schema: Json) -> Json:
 def _parameter(command: str, name: str, part: Json, *, is_required: bool) -> inspect.Parameter:
     kind = _type(part)
     shown = part.get("default")
-    text = part.get("description", "")
+    text = in_commands(part.get("description", ""))
     if shown is not None and kind is not bool:
         text += f" [default: {shown}]"
     options: Json = {"help": text, "show_default": False}
@@ -103,7 +103,7 @@ def _parameter(command: str, name: str, part: Json, *, is_required: bool) -> ins
     else:
         flag = option(name)
         names = [f"{flag}/--no-{flag[2:]}"] if kind is bool else [flag, *_SINGULAR.get(name, ())]
-        options["hidden"] = text.startswith("not in this version")
+        options["hidden"] = "not in this version" in text
         if part.get("type") == "object":
             options["help"] += f"; JSON: {_example(part)}"
         if kind == list[str]:
