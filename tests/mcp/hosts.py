@@ -51,7 +51,7 @@ class Host:
     async def call(self, tool: str, **arguments: Any) -> Answer:
         """The structured answer of a call that succeeds."""
         is_error, text, content = await self.raw(tool, **arguments)
-        assert not is_error, f"{tool}({arguments}): {text}"
+        assert not is_error, f"{tool}({arguments}): {text}\n{self.stderr[-3000:]}"
         assert content is not None
         return content
 
@@ -61,7 +61,10 @@ class Host:
         assert is_error, f"{tool}({arguments}) was not refused: {text[:500]}"
         assert "Traceback" not in text
         assert 'File "' not in text
-        return text
+        # The SDK puts this before every text; alone it stands for an exception that nobody expected.
+        said = text.removeprefix(f"Error executing tool {tool}").removeprefix(": ")
+        assert said, f"{tool}({arguments}) failed in an unforeseen way:\n{self.stderr[-3000:]}"
+        return said
 
     async def whole(self, tool: str, **arguments: Any) -> Answer:
         """A call that is repeated, as its `next_step` says, while it runs."""
@@ -72,6 +75,13 @@ class Host:
             assert step["tool"] == tool
             answer = await self.call(tool, **step["arguments"])
         return answer
+
+    def check_secrets(self, environment: Mapping[str, str]) -> None:
+        """Neither the address nor a key was said, in an answer or on standard error."""
+        url = environment.get("QDRANT_URL", "")
+        secrets = {value for key, value in environment.items() if key.endswith("KEY")} | {url, url.removeprefix("http://")} - {""}
+        for text in [*self.said, self.stderr]:
+            assert not [secret for secret in secrets if secret and secret in text], text
 
     async def backfilled(self, migration_id: str, *, within_s: float = 110.0) -> Answer:
         """The status when the backfill is over."""
@@ -106,8 +116,10 @@ async def hosted(
         transport = stdio_client(parameters(environment), errlog=sink)
         try:
             async with Client(transport, elicitation_callback=answers, mode=mode, read_timeout_seconds=60) as client:
+                host = Host(client, log)
                 try:
-                    yield Host(client, log)
+                    yield host
+                    host.check_secrets(environment)
                 except BaseException as error:
                     failure.append(error)
                     raise
@@ -148,7 +160,9 @@ def end_workers() -> None:
 async def until(condition: Any, *, within_s: float = 20.0) -> None:
     """Poll a condition of another process; nothing notifies us of those."""
     with anyio.fail_after(within_s):
-        while not condition():
+        while True:
+            if condition():
+                return
             await anyio.sleep(0.05)
 
 

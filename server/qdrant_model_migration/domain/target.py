@@ -13,6 +13,10 @@ from qdrant_model_migration.domain.model import ModelSpec
 
 _CREATION_PARAMS = ("shard_number", "sharding_method", "replication_factor", "write_consistency_factor", "on_disk_payload")
 _UPDATED_PARAMS = ("read_fan_out_factor", "read_fan_out_delay_ms")
+MAX_NAME_BYTES = 255
+"""Of a collection: Qdrant's limit in characters, and a file system's in bytes."""
+_FORBIDDEN = frozenset('<>:"/\\|?*')
+"""Qdrant's own list. The embedded database checks nothing and makes folders of names."""
 
 
 class TargetPlan(BaseModel):
@@ -29,13 +33,25 @@ class TargetPlan(BaseModel):
 
 
 def target_name(source: str, model: str, taken: set[str]) -> str:
-    """A free name that says what is in it: `docs__bge_small_en_v1_5`, then `…_2`."""
+    """A free name that says what is in it: `docs__bge_small_en_v1_5`, then `…_2`; a long source name is cut to make room."""
     slug = re.sub(r"[^a-z0-9]+", "_", model.rpartition(":")[2].rpartition("/")[2].lower()).strip("_")[:40] or "target"
-    base = f"{source}__{slug}"
-    name, number = base, 2
-    while name in taken:
-        name, number = f"{base}_{number}", number + 1
-    return name
+    number = 1
+    while True:
+        tail = f"__{slug}" if number == 1 else f"__{slug}_{number}"
+        name = source.encode()[: MAX_NAME_BYTES - len(tail)].decode(errors="ignore") + tail
+        if name not in taken:
+            return name
+        number += 1
+
+
+def name_problem(name: str) -> str | None:
+    """Why a new collection or alias cannot have this name, or None. Existing ones are taken as they are."""
+    if len(name.encode()) > MAX_NAME_BYTES:
+        return f"it has {len(name.encode())} bytes, and at most {MAX_NAME_BYTES} are possible"
+    bad = sorted({c for c in name if c in _FORBIDDEN or not c.isprintable()})
+    if bad:
+        return f"it holds {', '.join(map(repr, bad))}"
+    return None if name.strip(" .") else "it is blank or holds only dots"
 
 
 def provenance(model: ModelSpec, text_field: str, migration_id: str) -> Json:

@@ -8,21 +8,22 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from qdrant_model_migration.domain.app_changes import app_changes, dual_write_snippet
+from qdrant_model_migration.domain.app_changes import app_changes
 from qdrant_model_migration.domain.collection import Collection, VectorField, config_differences, fields_of
 from qdrant_model_migration.domain.migration import Endpoint, EventRecord, Gate, Migration, Phase
 from qdrant_model_migration.domain.observations import IMPLEMENTED, STRATEGIES
-from qdrant_model_migration.domain.target import plan_target, target_name
+from qdrant_model_migration.domain.target import name_problem, plan_target, target_name
 from qdrant_model_migration.domain.texts import TextSource, text_statistics
 from qdrant_model_migration.embedders.base import Embedder
 from qdrant_model_migration.errors import AlreadyExists, MigrationError, NotFound, Refused, Unsupported
 from qdrant_model_migration.operations.context import OperationContext, now
 from qdrant_model_migration.operations.sampling import sample_points
 from qdrant_model_migration.operations.source_match import source_match
+from qdrant_model_migration.operations.target_answer import answer, would_create
 from qdrant_model_migration.qdrant.gateway import Gateway
 from qdrant_model_migration.qdrant.ledger import Ledger
 from qdrant_model_migration.qdrant.probe import prove_guard, prove_rights
-from qdrant_model_migration.results import ConfigDifference, CreateTargetResult, NextStep, RecipeInfo, Side, SourceMatch
+from qdrant_model_migration.results import ConfigDifference, CreateTargetResult, SourceMatch
 
 NOTHING = "Nothing was changed"
 LOADING = {"optimizer_config.indexing_threshold": "index building is off during the load and restored after it"}
@@ -70,7 +71,7 @@ async def create_target(context: OperationContext, request: Request, *, dry_run:
     migrations = await ledger.migrations()
     known = _same_request(migrations, request.digest(name))
     if known is not None and known.phase is not Phase.PLANNED:
-        return await _answer(context, gateway, known, [], is_known=True)
+        return await answer(context, gateway, known, [], is_known=True)
     source = await gateway.describe(name)
     _check_source(source, migrations, ledger)
     replaced = source.field_to_replace(request.vector)
@@ -79,8 +80,8 @@ async def create_target(context: OperationContext, request: Request, *, dry_run:
     match = await _match(context, gateway, source, replaced, text, request.current_model)
     migration = known or await _plan(context, gateway, source, replaced, text, embedder, match, request, migrations)
     if dry_run:
-        return await _answer(
-            context, gateway, migration, _would_create(migration, await ledger.exists(), context.settings.ledger), is_dry_run=True
+        return await answer(
+            context, gateway, migration, would_create(migration, await ledger.exists(), context.settings.ledger), is_dry_run=True
         )
     await prove_rights(gateway, context.settings.ledger)
     await prove_guard(gateway)
@@ -100,7 +101,7 @@ async def create_target(context: OperationContext, request: Request, *, dry_run:
         ),
     )
     await ledger.add_event(created.id, EventRecord(at=now(), event="created", text=f"target {created.target.collection!r} created"))
-    return await _answer(context, gateway, created, [], diff=diff)
+    return await answer(context, gateway, created, [], diff=diff)
 
 
 def _check_strategy(request: Request) -> None:
@@ -182,6 +183,10 @@ async def _plan(
     taken = {*aliases, *collections}
     target = request.target or target_name(source.name, embedder.spec.name, taken)
     context.settings.check_collection_allowed(target)
+    for new in (target, request.alias):
+        problem = name_problem(new) if new is not None and new not in taken else None
+        if problem is not None:
+            raise Refused(f"{NOTHING}: {new!r} cannot be the name of a collection or alias: {problem}.")
     if target in taken:
         what = f"an alias of {aliases[target]!r}" if target in aliases else "a collection"
         raise AlreadyExists(
@@ -242,17 +247,6 @@ async def _plan(
     return migration.model_copy(update={"app_changes": tuple(changes)})
 
 
-def _would_create(migration: Migration, has_ledger: bool, ledger: str) -> list[str]:
-    found = [] if has_ledger else [f"collection {ledger!r} (the ledger: payload only, a few records)"]
-    found.append(f"record of migration {migration.id} in {ledger!r}")
-    fields = fields_of(migration.create)
-    described = ", ".join(f"{f.name or 'unnamed vector'}: {f.size or 'sparse'}" for f in fields)
-    found.append(f"collection {migration.target.collection!r} ({described}), empty, index building off")
-    found += [f"payload index on {field!r} ({index['data_type']})" for field, index in sorted(migration.indexes.items())]
-    found.append("for less than a second: a scratch collection and an alias, to prove the rights of the key and the insert-only guard")
-    return found
-
-
 async def _create(gateway: Gateway, ledger: Ledger, migration: Migration, source: Collection) -> list[ConfigDifference]:
     """Create the target with its indexes and read it back. A target that could not be finished is removed again."""
     target = migration.target.collection
@@ -273,70 +267,3 @@ async def _create(gateway: Gateway, ledger: Ledger, migration: Migration, source
         reason = str(error)
         await ledger.change(migration.id, lambda m: m.model_copy(update={"phase": Phase.ABANDONED, "error": reason, "intent": None}))
         raise type(error)(f"The target was not created and nothing is left of it: {error}") from None
-
-
-async def _answer(
-    context: OperationContext,
-    gateway: Gateway,
-    migration: Migration,
-    would_create: list[str],
-    *,
-    diff: list[ConfigDifference] | None = None,
-    is_known: bool = False,
-    is_dry_run: bool = False,
-) -> CreateTargetResult:
-    source, target = migration.source.collection, migration.target.collection
-    fields = fields_of(migration.create)
-    source_fields = (await gateway.describe(source)).fields if await gateway.exists(source) else ()
-    match = migration.source_match
-    warnings = []
-    if match is not None and not match.is_match:
-        warnings.append(
-            f"The stored vectors are not those of {match.model!r} for {match.text_field!r} (mean cosine {match.mean_cosine}, needed {match.threshold}): "
-            f"{'; '.join(match.likely_causes)}. Comparison with the old model will be refused."
-        )
-    unplanned = [d for d in diff or [] if not d.is_intended]
-    if unplanned:
-        warnings.append(f"The server did not take {len(unplanned)} setting(s) of the source: {', '.join(d.path for d in unplanned[:8])}.")
-    if migration.model.note:
-        warnings.append(migration.model.note)
-    if is_dry_run:
-        summary = f"Dry run, nothing was changed: a migration of {source!r} to {target!r} with {migration.model.name} would create {len(would_create)} things."
-    elif is_known:
-        summary = f"Migration {migration.id} of {source!r} to {target!r} exists already, in phase '{migration.phase.value}'."
-    else:
-        summary = f"Migration {migration.id}: target {target!r} created for {migration.total_points:,} points of {source!r} with {migration.model.name}."
-    step = NextStep(tool="start_backfill", arguments={"migration_id": migration.id}, why="fill the target in the background")
-    if is_known and migration.phase is not Phase.TARGET_CREATED:
-        step = NextStep(tool="migration_status", arguments={"migration_id": migration.id}, why="see where it stands")
-    return CreateTargetResult(
-        summary=context.notice(migration.source.connection) + summary,
-        warnings=warnings,
-        next_step=None if is_dry_run else step,
-        undo="Nothing was changed."
-        if is_dry_run
-        else "finish_migration with action='discard_new' deletes the target; the source is never touched.",
-        migration_id=migration.id,
-        phase=migration.phase.value,
-        is_dry_run=is_dry_run,
-        would_create=would_create,
-        source=Side(connection=migration.source.connection, collection=source, vectors=[f.info() for f in source_fields]),
-        target=Side(connection=migration.target.connection, collection=target, vectors=[f.info() for f in fields]),
-        recipes=[_recipe(migration, r.field) for r in migration.recipes],
-        config_diff=diff or [],
-        app_changes=list(migration.app_changes),
-        dual_write_snippet=dual_write_snippet(migration) if migration.writes == "dual_write" else "",
-        source_match=match,
-    )
-
-
-def _recipe(migration: Migration, field: str) -> RecipeInfo:
-    recipe = next(r for r in migration.recipes if r.field == field)
-    is_embedded = recipe.kind == "embed"
-    return RecipeInfo(
-        field=recipe.field,
-        kind=recipe.kind,
-        source_field=recipe.source_field,
-        model=migration.model.name if is_embedded else None,
-        dimensions=migration.model.dimensions if is_embedded else None,
-    )
