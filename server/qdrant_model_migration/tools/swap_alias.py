@@ -68,7 +68,7 @@ async def _planned(app: App, migration: Migration, direction: Direction, alias: 
         phase=migration.phase.value,
         plan=made,
         refusal=refusal,
-        app_changes=list(migration.app_changes),
+        app_changes=_app_changes(migration, direction),
     )
 
 
@@ -122,8 +122,18 @@ def _swapped(notice: str, migration: Migration, direction: Direction, outcome: S
         previous=outcome.previous,
         current=outcome.current,
         write_gap=gap,
-        app_changes=list(migration.app_changes),
+        app_changes=_app_changes(migration, direction),
     )
+
+
+def _app_changes(migration: Migration, direction: Direction) -> list[str]:
+    if direction == "forward":
+        return list(migration.app_changes)
+    old = migration.current_model or "the old model"
+    return [
+        f"Queries through the alias must be embedded with {old} again, from the moment it points to {migration.source.collection!r}.",
+        f"Writers write to {migration.source.collection!r} again, with vectors of {old}.",
+    ]
 
 
 SPEC = ToolSpec(

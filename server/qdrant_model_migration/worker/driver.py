@@ -27,6 +27,8 @@ LOG = logging.getLogger(__name__)
 POLL_S = 0.5
 BEAT_S = 2.0
 RECONNECT_S = 3.0
+CLOSING_S = 1.5
+"""Hosts give a server that they close about two seconds."""
 GIVE_UP_S = 1800.0
 """A Qdrant or a provider that is away for longer ends the driver; what is written is recorded."""
 MOST_PASSES = 20
@@ -97,6 +99,11 @@ class Driver:
                 group.cancel_scope.cancel()
         except MigrationError as error:
             failure.append(error)
+        except anyio.get_cancelled_exc_class():
+            # The host closes the server: whoever comes next must not wait for the lease, nor distrust what was proven.
+            with anyio.move_on_after(CLOSING_S, shield=True):
+                await held.release(progress)
+            raise
         if not (failure and isinstance(failure[0], LeaseLost)):
             with anyio.move_on_after(self._context.settings.request_timeout_s, shield=True):
                 await held.release(progress)
