@@ -52,6 +52,8 @@ NO_TEXT: Payload = {"title": "only"}
         (source({"text": "a text", "there": 1}), target({"text": "a text", "there": 2}), {}, Kind.CHANGED, "payload differs in there"),
         (source({"text": "a text", "n": None}), target(), {}, Kind.CHANGED, "payload differs in n"),
         (source({"text": "a text", "n": 1}), target({"text": "a text", "n": 1.0}), {}, Kind.CHANGED, "payload differs in n"),
+        (source({"text": "a", "n": [0.1]}), target({"text": "a", "n": [0.1 + 2e-16]}), {}, None, ""),
+        (source({"text": "a", "n": [0.1]}), target({"text": "a", "n": [0.1 + 1e-14]}), {}, Kind.CHANGED, "payload differs in n"),
         (source(), target(vectors={"new": NEW}), {}, Kind.CHANGED, "copied vector 'other' differs"),
         (source(vectors={}), target(), {}, Kind.CHANGED, "copied vector 'other' differs"),
         (source(vectors={"other": [0.5, 0.25]}), target(), {}, Kind.CHANGED, "copied vector 'other' differs"),

@@ -17,6 +17,9 @@ PointId = int | str
 
 Payload = dict[str, Any]
 
+FLOAT_TOLERANCE = 2e-15
+"""Relative. Qdrant keeps payloads as JSON, and its parser is off by up to two units in the last place for some numbers of 17 digits."""
+
 
 def tag(point_id: PointId) -> str:
     """`i:42` or `u:…`: hosts round integers above 2^53, so ids travel as strings."""

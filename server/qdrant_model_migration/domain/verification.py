@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from qdrant_model_migration.domain.points import Point, PointId, payload_digest, tag, vector_problem
+from qdrant_model_migration.domain.points import FLOAT_TOLERANCE, Payload, Point, PointId, payload_digest, tag, vector_problem
 from qdrant_model_migration.domain.texts import TextSource
 
 
@@ -73,7 +73,7 @@ def judge(source: Point | None, target: Point | None, expected: Expectation) -> 
         return Difference(kind=Kind.MISSING, id=source.id, source=source, target=None, why="not in the target")
     if source is None:
         return Difference(kind=Kind.EXTRA, id=target.id, source=None, target=target, why="not in the source")
-    if payload_digest(source.payload) != payload_digest(target.payload):
+    if not same_payload(source.payload, target.payload):
         keys = sorted(k for k in source.payload.keys() | target.payload.keys() if _differs(source.payload, target.payload, k))
         return Difference(kind=Kind.CHANGED, id=source.id, source=source, target=target, why=f"payload differs in {', '.join(keys[:5])}")
     for old, new in expected.copied.items():
@@ -97,6 +97,21 @@ def is_accounted(source: Point, target: Point | None, expected: Expectation) -> 
     return target.vectors.get(expected.embed_field) is None and (not has_text or tag(source.id) in expected.accounted)
 
 
+def same_payload(a: Payload, b: Payload) -> bool:
+    """Equal JSON, in which 1 and 1.0 differ; floats may differ by what a server's own parsing of them loses (docs/decisions/0007)."""
+    return payload_digest(a) == payload_digest(b) or _same_json(a, b)
+
+
+def _same_json(a: Any, b: Any) -> bool:
+    if type(a) is not type(b):
+        return False
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(_same_json(value, b[key]) for key, value in a.items())
+    if isinstance(a, list):
+        return len(a) == len(b) and all(map(_same_json, a, b))
+    return math.isclose(a, b, rel_tol=FLOAT_TOLERANCE) if isinstance(a, float) else bool(a == b)
+
+
 def same_vector(a: Any, b: Any) -> bool:
     """Equal dense, sparse (in any order of indices) or multivector values; absent equals absent."""
     return bool(a == b) or _stored(a) == _stored(b)
@@ -114,7 +129,7 @@ def _stored(vector: Any) -> object:
 
 
 def _differs(a: Mapping[str, Any], b: Mapping[str, Any], key: str) -> bool:
-    return (key in a) != (key in b) or payload_digest({"": a.get(key)}) != payload_digest({"": b.get(key)})
+    return (key in a) != (key in b) or not same_payload({"": a.get(key)}, {"": b.get(key)})
 
 
 def _fingerprint(point: Point | None) -> bytes | None:

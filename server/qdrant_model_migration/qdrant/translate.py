@@ -8,7 +8,7 @@ from typing import Any
 from qdrant_client import models
 
 from qdrant_model_migration.domain.collection import Collection, Json, fields_of
-from qdrant_model_migration.domain.points import Payload, Point, PointId
+from qdrant_model_migration.domain.points import FLOAT_TOLERANCE, Payload, Point, PointId
 
 WIDE = 2**63
 
@@ -118,8 +118,9 @@ def still_holds(point_id: PointId, observed: Payload, wanted: Payload) -> models
             must.append(models.FieldCondition(key=path, match=models.MatchValue(value=seen)))
         elif isinstance(seen, float):
             # "Not below and not above": an integer or datetime index on the field holds no floats, so that "equal" would never be true.
-            must_not.append(models.FieldCondition(key=path, range=models.Range(lt=seen)))
-            must_not.append(models.FieldCondition(key=path, range=models.Range(gt=seen)))
+            slack = abs(seen) * FLOAT_TOLERANCE
+            must_not.append(models.FieldCondition(key=path, range=models.Range(lt=seen - slack)))
+            must_not.append(models.FieldCondition(key=path, range=models.Range(gt=seen + slack)))
             must_not.append(models.IsEmptyCondition(is_empty=models.PayloadField(key=path)))
     return models.Filter(must=must, must_not=must_not or None)
 
