@@ -246,7 +246,7 @@ class Scene:
     async def until_written(self, points: int, *, timeout_s: float = 60.0) -> None:
         """Until the target holds so many points."""
         with anyio.fail_after(timeout_s):
-            while self.target.call("POST", "/points/count", {"exact": True})["count"] < points:
+            while self.target.call("POST", "/points/count", {"exact": True})["count"] < points:  # noqa: ASYNC110 - another process's doing
                 await anyio.sleep(0.05)
 
     async def until_driven(self, *, by: int | None = None, timeout_s: float = 30.0) -> int:
@@ -268,7 +268,7 @@ class Scene:
     # processes
 
     def _started(self) -> list[subprocess.Popen[bytes]]:
-        return [child for child, _ in self.drivers._children.values()] + self.by_hand
+        return [*(child for child, _ in self.drivers._children.values()), *self.drivers._former, *self.by_hand]
 
     def _lives(self, pid: int) -> bool:
         return any(child.pid == pid and child.poll() is None for child in self._started())
@@ -395,7 +395,7 @@ async def scene(
             made = Scene(server, context, drivers, ledger, source, target, alias, ids, created.migration_id, home)
             yield made
     finally:
-        for child in made._started() if made else []:
+        for child in made._started() if made is not None else []:
             if child.poll() is None:
                 child.kill()
             child.wait(10)

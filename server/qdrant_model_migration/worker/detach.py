@@ -26,6 +26,8 @@ class Drivers:
     def __init__(self, context: OperationContext) -> None:
         self._context = context
         self._children: dict[str, tuple[subprocess.Popen[bytes], float]] = {}
+        self._former: list[subprocess.Popen[bytes]] = []
+        """Replaced by another, but not seen to have ended yet."""
         self._inside: set[str] = set()
 
     async def ensure(self, migration: Migration) -> None:
@@ -71,6 +73,9 @@ class Drivers:
                 env=child_environment(),
                 **detached,
             )
+        if migration.id in self._children:
+            self._former.append(self._children[migration.id][0])
+        self._former = [former for former in self._former if former.poll() is None]
         self._children[migration.id] = (child, time.monotonic())
 
     async def _drive_inside(self, migration: Migration) -> None:
@@ -88,8 +93,11 @@ class Drivers:
 
 
 def needs_driver(lease: Lease) -> bool:
-    """Whether nobody seems to drive: free, owner dead, or silent for two lease times. A wrong guess costs a process that ends at once."""
+    """Whether nobody seems to drive: free, owner dead, or silent for a lease time. A wrong guess costs a process that ends at once.
+
+    A heartbeat from the future tells that the clocks disagree, and nothing about the driver.
+    """
     if lease.owner is None or is_certainly_dead(lease):
         return True
     age_s = (datetime.now(UTC) - datetime.fromisoformat(lease.at)).total_seconds() if lease.at else 0.0
-    return age_s > 2 * lease.lease_s
+    return not -lease.lease_s <= age_s <= lease.lease_s

@@ -1,0 +1,114 @@
+"""Does only one driver write at a time, whoever stops, sleeps, dies or comes back?"""
+
+from __future__ import annotations
+
+import signal
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import anyio
+import pytest
+
+from qdrant_model_migration.domain.migration import Lease
+from qdrant_model_migration.worker.detach import needs_driver
+from tests.faults.scene import LEASE_S, App, Collection, differences, scene
+from tests.servers import QdrantServer
+
+
+def operations(collection: Collection) -> int:
+    """Number of the last operation, found by one that does nothing."""
+    return int(collection.call("POST", "/points/delete?wait=true", {"points": [2**62 + 1]})["operation_id"])
+
+
+async def test_a_worker_stopped_past_its_lease_notices_that_another_took_over_and_writes_nothing_more(
+    server: QdrantServer, name: str, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with scene(server, name, home, monkeypatch, points=3000) as at:
+        await at.start_elsewhere(points_per_second=800)
+        first = at.worker()
+        await at.until_driven(by=first.pid)
+        await at.until_written(600)
+        at.signal(first.pid, signal.SIGSTOP)
+        second = at.worker()
+        with App(at.source, seed=2, per_second=20, ids=at.ids) as app:
+            await at.until_driven(by=second.pid)
+            await at.start(points_per_second=0)
+            await at.until_phase("backfilled")
+        await at.verify_and_repair()
+        before = operations(at.target)
+        at.signal(first.pid, signal.SIGCONT)
+        assert await anyio.to_thread.run_sync(lambda: first.wait(20)) == 0
+        assert operations(at.target) == before + 1
+        assert "driven by" in at.log_of(first)
+        assert second.poll() is None
+        assert differences(at.source, at.target) == []
+        assert not app.failures
+
+
+async def test_of_two_workers_started_at_once_one_works_and_the_other_leaves_at_once(
+    server: QdrantServer, name: str, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with scene(server, name, home, monkeypatch, points=1500, lease_s=20.0) as at:
+        await at.start_elsewhere(points_per_second=300)
+        both = [at.worker(), at.worker()]
+        pid = await at.until_driven()
+        (leaver,) = [child for child in both if child.pid != pid]
+        assert await anyio.to_thread.run_sync(lambda: leaver.wait(15)) == 0
+        assert "driven" in at.log_of(leaver)
+        assert (await at.migration()).phase.value == "backfilling"
+        await at.start(points_per_second=0)
+        await at.until_phase("backfilled")
+        assert await at.until_driven() == pid
+        await at.verify_and_repair()
+        assert differences(at.source, at.target) == []
+
+
+async def test_a_terminated_worker_gives_its_lease_back_so_that_the_next_takes_over_at_once(
+    server: QdrantServer, name: str, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A lease of a minute: nobody who had to wait for it to run out would be in time."""
+    async with scene(server, name, home, monkeypatch, points=1500, lease_s=60.0) as at:
+        await at.start_elsewhere(points_per_second=400)
+        first = at.worker()
+        await at.until_driven(by=first.pid)
+        await at.until_written(300)
+        at.signal(first.pid, signal.SIGTERM)
+        assert await anyio.to_thread.run_sync(lambda: first.wait(15)) == 0
+        _, lease = await at.ledger.lease(at.migration_id)
+        assert lease.owner is None
+        second = at.worker()
+        await at.until_driven(by=second.pid, timeout_s=15)
+        await at.start(points_per_second=0)
+        await at.until_phase("backfilled", timeout_s=20)
+        ranges = await at.ledger.ranges(at.migration_id)
+        assert sum(r.written for r in ranges) == 1500
+        assert not any(r.foreign for r in ranges), "what the first wrote was taken for somebody else's"
+        assert differences(at.source, at.target) == []
+
+
+async def test_a_worker_that_slept_past_its_lease_goes_on_by_itself(
+    server: QdrantServer, name: str, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A laptop that was closed: nobody took over meanwhile."""
+    async with scene(server, name, home, monkeypatch, points=2000) as at:
+        await at.start_elsewhere(points_per_second=600)
+        only = at.worker()
+        await at.until_driven(by=only.pid)
+        await at.until_written(400)
+        at.signal(only.pid, signal.SIGSTOP)
+        await anyio.sleep(LEASE_S + 1.5)
+        _, before = await at.ledger.lease(at.migration_id)
+        at.signal(only.pid, signal.SIGCONT)
+        await at.start(points_per_second=0)
+        await at.until_phase("backfilled")
+        _, after = await at.ledger.lease(at.migration_id)
+        assert (after.owner, after.epoch) == (before.owner, before.epoch)
+        await at.verify_and_repair()
+        assert differences(at.source, at.target) == []
+
+
+@pytest.mark.parametrize(("age_s", "is_needed"), [(2.0, False), (40.0, True), (-2.0, False), (-3600.0, True)])
+def test_a_driver_is_started_for_a_silent_lease_and_for_one_whose_clock_is_ahead(age_s: float, is_needed: bool) -> None:
+    """A heartbeat an hour ahead would otherwise keep everybody away for an hour after its driver died."""
+    at = (datetime.now(UTC) - timedelta(seconds=age_s)).isoformat()
+    assert needs_driver(Lease(owner="somebody", lease_s=30.0, host="elsewhere", pid=1, at=at)) is is_needed
