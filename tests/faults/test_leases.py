@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from qdrant_model_migration.domain.migration import Lease
 from qdrant_model_migration.worker.detach import needs_driver
+from qdrant_model_migration.worker.lease import is_certainly_dead, process_identity
 from tests.faults.scene import LEASE_S, App, Collection, differences, scene
 from tests.servers import QdrantServer
 
@@ -112,3 +114,20 @@ def test_a_driver_is_started_for_a_silent_lease_and_for_one_whose_clock_is_ahead
     """A heartbeat an hour ahead would otherwise keep everybody away for an hour after its driver died."""
     at = (datetime.now(UTC) - timedelta(seconds=age_s)).isoformat()
     assert needs_driver(Lease(owner="somebody", lease_s=30.0, host="elsewhere", pid=1, at=at)) is is_needed
+
+
+def test_a_driver_of_another_user_is_not_taken_for_dead_because_the_system_hides_it() -> None:
+    """Process 1 is always there; what it is may be read by its own user only."""
+    mine = process_identity(os.getpid())
+    if mine is None:
+        pytest.skip("this system does not tell processes apart")
+    boot, namespace, *_ = mine.split(" ")
+    lease = Lease(owner="root", pid=1, identity=f"{boot} {namespace} 1 17", lease_s=30.0)
+    was = os.geteuid()
+    try:
+        if was == 0:
+            os.seteuid(65534)
+        assert process_identity(1) is None
+        assert not is_certainly_dead(lease)
+    finally:
+        os.seteuid(was)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 import time
 import uuid
 from collections.abc import Callable
@@ -24,7 +25,10 @@ from qdrant_model_migration.results import Progress
 
 
 def awake_clock() -> float:
-    """Seconds that also pass while the machine sleeps, where the system tells (Linux); else the monotonic clock."""
+    """Seconds that also pass while the machine sleeps, where the system tells (Linux, macOS); else the monotonic clock."""
+    if sys.platform == "darwin":
+        # Not time.monotonic(), which stands still while a Mac sleeps.
+        return time.clock_gettime(time.CLOCK_MONOTONIC)
     boottime = getattr(time, "CLOCK_BOOTTIME", None)
     return time.clock_gettime(boottime) if boottime is not None else time.monotonic()
 
@@ -45,7 +49,21 @@ def is_certainly_dead(lease: Lease) -> bool:
     mine = process_identity(os.getpid())
     if not (lease.identity and lease.pid and mine) or lease.identity.split()[:2] != mine.split()[:2]:
         return False
-    return process_identity(lease.pid) != lease.identity or _is_zombie(lease.pid)
+    found = process_identity(lease.pid)
+    if found is None:
+        # Another user's process does not tell; it is alive as long as its number is.
+        return not _exists(lease.pid)
+    return found != lease.identity or _is_zombie(lease.pid)
+
+
+def _exists(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def _is_zombie(pid: int) -> bool:
