@@ -126,6 +126,9 @@ class Cutover(BaseModel):
     source_watermark: int | None = None
     """Number of the last operation on the source before the swap; later ones are late writes."""
     target_watermark: int | None = None
+    carried: dict[str, tuple[int, int]] = {}
+    """What this tool itself wrote to the target around the swap: point -> the numbers of that operation, and of the source's last one then.
+    A point whose last operation is ours was not written through the alias since."""
 
 
 class Migration(BaseModel):
@@ -168,6 +171,8 @@ class Migration(BaseModel):
     verification: Verification | None = None
     comparison: Comparison | None = None
     cutover: Cutover | None = None
+    outcomes: dict[str, Json] = {}
+    """What the plans that were carried out came to, by code, recorded together with the phase: a repetition is answered, not refused."""
     accepted: tuple[str, ...] = ()
     """Failures of a gate that a person agreed to with a plan."""
     app_changes: tuple[str, ...] = ()

@@ -109,7 +109,8 @@ async def rewrite(work: Work, found: Sequence[Difference]) -> None:
         async with gate:
             try:
                 work.check()
-                await work.target.points.replace(work.migration.target.collection, point, observed=observed.payload)
+                operation = await work.target.points.replace(work.migration.target.collection, point, observed=observed.payload)
+                work.note_written([point.id], operation)
             except MigrationError as error:
                 failures.append(error)
 

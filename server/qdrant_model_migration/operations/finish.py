@@ -6,6 +6,8 @@ import hashlib
 import json
 from typing import Literal
 
+import anyio
+
 from qdrant_model_migration.domain.migration import Migration, Phase
 from qdrant_model_migration.errors import Refused
 from qdrant_model_migration.operations.context import OperationContext
@@ -14,9 +16,11 @@ from qdrant_model_migration.operations.sweep import has_numbers, sweep
 from qdrant_model_migration.operations.work import Work
 from qdrant_model_migration.qdrant.gateway import Gateway
 from qdrant_model_migration.qdrant.ledger import Ledger
-from qdrant_model_migration.results import FinishOutcome, FinishPlan
+from qdrant_model_migration.results import FinishOutcome, FinishPlan, WriteGap
 
 Action = Literal["keep_old", "delete_old", "discard_new"]
+WATCH_S = 2.0
+"""How long a collection is watched for writes before it is deleted."""
 
 
 async def _facts(gateway: Gateway, ledger: Ledger, migration: Migration, action: Action, *, snapshot_first: bool) -> FinishPlan:
@@ -97,30 +101,41 @@ async def finish(work: Work, *, action: Action, snapshot_first: bool, code: str)
     Raises:
         Refused: the plan is void, or the source still changes; nothing was deleted.
     """
-    migration = work.migration
-    void = await why_void(work.context, migration, action, snapshot_first=snapshot_first, code=code)
-    if void is not None:
-        raise Refused(f"Nothing was changed: {void}.")
-    if migration.phase is Phase.CUT_OVER and await work.source.exists(migration.source.collection):
+    migration, code = work.migration, code.strip()
+    if code in migration.outcomes:
+        return FinishOutcome.model_validate(migration.outcomes[code])
+    intent = f"finishing by {code}"
+    if migration.intent != intent:
+        void = await why_void(work.context, migration, action, snapshot_first=snapshot_first, code=code)
+        if void is not None:
+            raise Refused(f"Nothing was changed: {void}.")
+    if migration.phase in (Phase.CUT_OVER, Phase.FINISHED) and await work.source.exists(migration.source.collection):
         await _carry_over_late_writes(work, refuses=action == "delete_old")
-    work.check()
-    if not await work.ledger.use_plan(work.id, code.strip()):
-        raise Refused("Nothing was changed: this plan was carried out already; a code works once.")
+    is_resumed = migration.intent == intent
+    await work.change(lambda m: m.model_copy(update={"intent": intent}))
+    await work.ledger.use_plan(work.id, code)
     plan = await _facts(work.target, work.ledger, migration, action, snapshot_first=snapshot_first)
     doomed = {"keep_old": None, "delete_old": migration.source.collection, "discard_new": migration.target.collection}[action]
     snapshot: str | None = None
     deleted: list[str] = []
-    if doomed is not None and await work.target.exists(doomed):
+    if doomed is not None and is_resumed and not await work.target.exists(doomed):
+        snapshot = next((e.text for e in reversed(await work.ledger.events(work.id)) if e.event == "snapshot"), None)
+        deleted.append(doomed)
+    elif doomed is not None and await work.target.exists(doomed):
         if snapshot_first:
             work.progress.stage = f"snapshot of {doomed}"
             snapshot = await work.target.snapshot(doomed)
+            if snapshot is not None:
+                await work.record("snapshot", snapshot)
         work.check()
         await work.target.delete_collection(doomed)
         deleted.append(doomed)
     event: Literal["discarded", "finished"] = "discarded" if action == "discard_new" else "finished"
-    await work.change(lambda m: m.model_copy(update={"phase": m.after(event), "error": None}))
+    outcome = FinishOutcome(deleted=deleted, kept=plan.keeps, snapshot=snapshot)
+    outcomes = {**work.migration.outcomes, code: outcome.model_dump(mode="json")}
+    await work.change(lambda m: m.model_copy(update={"phase": m.after(event), "error": None, "intent": None, "outcomes": outcomes}))
     await work.record(event, f"{action}; deleted: {', '.join(deleted) or 'nothing'}" + (f"; snapshot {snapshot}" if snapshot else ""))
-    return FinishOutcome(deleted=deleted, kept=plan.keeps, snapshot=snapshot)
+    return outcome
 
 
 async def _carry_over_late_writes(work: Work, *, refuses: bool) -> None:
@@ -134,12 +149,14 @@ async def _carry_over_late_writes(work: Work, *, refuses: bool) -> None:
     if work.source.connection.is_embedded or not has_numbers(work.source_collection, target):
         # Nothing tells a late write from a newer one there; the plan said so, and its count of the source was checked.
         return
-    before = await work.source.points.watermark(name)
-    gap, _ = await sweep(work, carries_deletes=False)
-    after = await work.source.points.watermark(name)
-    await work.record("swept", f"carried over {gap.carried_over}, superseded {gap.superseded}, unresolved {gap.unresolved}")
+    before, gap = await work.source.points.watermark(name), WriteGap()
+    if work.migration.phase is Phase.CUT_OVER:
+        gap, _ = await sweep(work, carries_deletes=False)
+        await work.record("swept", f"carried over {gap.carried_over}, superseded {gap.superseded}, unresolved {gap.unresolved}")
     if not refuses:
         return
+    await anyio.sleep(WATCH_S)
+    after = await work.source.points.watermark(name)
     if before is not None and after is not None and after > before + 1:
         raise Refused(
             f"Nothing was deleted: {name!r} still changes ({after - before - 1} operations just now). Find the writer that was not moved."

@@ -17,14 +17,15 @@ from qdrant_model_migration.domain.cutover import (
     shown,
 )
 from qdrant_model_migration.domain.migration import Cutover, Migration, Moved
+from qdrant_model_migration.domain.points import tag
 from qdrant_model_migration.domain.verification import Tally
-from qdrant_model_migration.errors import MigrationError, Refused
+from qdrant_model_migration.errors import ConnectionFailed, LeaseLost, MigrationError, Refused
 from qdrant_model_migration.operations.catch_up import catch_up_pass
 from qdrant_model_migration.operations.context import OperationContext, now
 from qdrant_model_migration.operations.diff import differences, expectation
 from qdrant_model_migration.operations.plans import issue_plan, redeem
 from qdrant_model_migration.operations.speed import check_speed
-from qdrant_model_migration.operations.sweep import sweep
+from qdrant_model_migration.operations.sweep import sweep_until_quiet
 from qdrant_model_migration.operations.work import Work
 from qdrant_model_migration.qdrant.gateway import Gateway
 from qdrant_model_migration.qdrant.ledger import Ledger
@@ -113,42 +114,55 @@ async def why_void(context: OperationContext, migration: Migration, direction: D
 
 
 async def swap(work: Work, *, direction: Direction, alias: str | None, code: str) -> SwapOutcome:
-    """Carry a plan out, under the lease. Taken up again after a crash when the intent was recorded.
+    """Carry a plan out, under the lease. Taken up again after a crash wherever it was left.
 
     Raises:
         Refused: the plan is void, or the lag does not shrink; nothing was changed.
     """
+    code = code.strip()
+    if code in work.migration.outcomes:
+        return SwapOutcome.model_validate(work.migration.outcomes[code])
     if work.migration.intent == "sweeping" and direction == "forward":
-        return await _swept(work)
-    moves = await _interrupted(work, direction) if work.migration.intent == "swapping" else await _prepared(work, direction, alias, code)
+        return await _swept(work, code)
+    moves = await _interrupted(work, direction) if work.migration.intent == "swapping" else None
+    moves = moves or await _prepared(work, direction, alias, code)
     await _move(work, moves)
-    event: Literal["swapped", "rolled_back"] = "swapped" if direction == "forward" else "rolled_back"
-    intent = "sweeping" if direction == "forward" else None
-    await work.change(lambda m: m.model_copy(update={"phase": m.after(event), "intent": intent}))
-    await work.record(event, "; ".join(f"{m.alias}: {m.previous} -> {m.current}" for m in moves))
+    # Only now: a swap that died before its first move begins anew, with the same code.
+    await work.ledger.use_plan(work.id, code)
+    moved = "; ".join(f"{m.alias}: {m.previous} -> {m.current}" for m in moves)
     if direction == "forward":
-        return await _swept(work)
-    return SwapOutcome(alias=moves[0].alias, previous=moves[0].previous, current=moves[0].current)
+        await work.change(lambda m: m.model_copy(update={"phase": m.after("swapped"), "intent": "sweeping"}))
+        await work.record("swapped", moved)
+        return await _swept(work, code)
+    outcome = SwapOutcome(alias=moves[0].alias, previous=moves[0].previous, current=moves[0].current)
+    await work.change(lambda m: _settled(m, code, outcome).model_copy(update={"phase": m.after("rolled_back")}))
+    await work.record("rolled_back", moved)
+    return outcome
 
 
-async def _swept(work: Work) -> SwapOutcome:
+def _settled(migration: Migration, code: str, outcome: SwapOutcome) -> Migration:
+    return migration.model_copy(update={"intent": None, "outcomes": {**migration.outcomes, code: outcome.model_dump(mode="json")}})
+
+
+async def _swept(work: Work, code: str) -> SwapOutcome:
     """Carry over what the source got late, then apply what would have hindered that; the readers have moved already."""
     cutover = work.migration.cutover
     assert cutover is not None
     gap, notes = WriteGap(), list[str]()
     if not work.source.connection.is_embedded:
-        gap, notes = await sweep(work, carries_deletes=True)
+        gap, notes = await sweep_until_quiet(work)
         await work.record("swept", f"carried over {gap.carried_over}, superseded {gap.superseded}, unresolved {gap.unresolved}")
     work.check()
     if work.migration.on_cutover:
         await work.target.update(work.migration.target.collection, work.migration.on_cutover)
-    await work.change(lambda m: m.model_copy(update={"intent": None}))
     first = cutover.moves[0]
-    return SwapOutcome(alias=first.alias, previous=first.previous, current=first.current, write_gap=gap, notes=notes)
+    outcome = SwapOutcome(alias=first.alias, previous=first.previous, current=first.current, write_gap=gap, notes=notes)
+    await work.change(lambda m: _settled(m, code, outcome))
+    return outcome
 
 
 async def _prepared(work: Work, direction: Direction, alias: str | None, code: str) -> tuple[Moved, ...]:
-    """Check the plan, bring the target up to the moment, use the code up and record the intent."""
+    """Check the plan, bring the target up to the moment and record the intent."""
     void = await why_void(work.context, work.migration, direction, alias, code)
     if void is not None:
         raise Refused(f"Nothing was changed: {void}.")
@@ -161,11 +175,11 @@ async def _prepared(work: Work, direction: Direction, alias: str | None, code: s
         if void is not None:
             raise Refused(f"Nothing was changed: {void}.")
     facts = await swap_facts(work.target, work.migration, direction, alias)
-    work.check()
-    if not await work.ledger.use_plan(work.id, code.strip()):
-        raise Refused("Nothing was changed: this plan was carried out already; a code works once.")
     target_mark = await work.target.points.watermark(work.migration.target.collection)
-    cutover = Cutover(moves=facts.moves, at=now(), source_watermark=mark, target_watermark=target_mark)
+    written, work.written = work.written or {}, None
+    seen = await work.source.points.watermark(work.migration.source.collection) or 0
+    carried = {tag(i): (operation, seen) for i, operation in written.items()}
+    cutover = Cutover(moves=facts.moves, at=now(), source_watermark=mark, target_watermark=target_mark, carried=carried)
 
     def intend(migration: Migration) -> Migration:
         kept = cutover if direction == "forward" else migration.cutover
@@ -175,8 +189,8 @@ async def _prepared(work: Work, direction: Direction, alias: str | None, code: s
     return facts.moves
 
 
-async def _interrupted(work: Work, direction: Direction) -> tuple[Moved, ...]:
-    """The moves of a swap that died half-way; the person agreed to them, so they are completed.
+async def _interrupted(work: Work, direction: Direction) -> tuple[Moved, ...] | None:
+    """The moves of a swap that died half-way; the person agreed to them, so they are completed. None when no alias was moved yet.
 
     Raises:
         Refused: somebody moved an alias since.
@@ -191,6 +205,9 @@ async def _interrupted(work: Work, direction: Direction) -> tuple[Moved, ...]:
         raise Refused(
             "The swap was interrupted, and somebody moved an alias since. Nothing more was changed; look at the aliases and plan again."
         )
+    if all(aliases.get(m.alias) == m.previous for m in moves):
+        await work.change(lambda m: m.model_copy(update={"intent": None}))
+        return None
     return moves
 
 
@@ -219,6 +236,7 @@ async def _close_the_lag(work: Work) -> int | None:
     found: list[int] = []
     for _ in range(MOST_PASSES):
         mark = await work.source.points.watermark(name)
+        work.written = {}
         lag, _ = await catch_up_pass(work)
         found.append(lag.missing + lag.extra + lag.changed)
         if has_converged(found, work.source_collection.points, is_frozen=False):
@@ -244,15 +262,22 @@ async def _refuse_if_changed(work: Work) -> None:
 
 
 async def _move(work: Work, moves: tuple[Moved, ...]) -> None:
-    """Point every alias; when one fails, those already moved are put back."""
-    done: list[Moved] = []
+    """Point every alias; when one is refused, those already moved are put back.
+
+    Raises:
+        LeaseLost, ConnectionFailed: nobody knows how far it got; the intent is recorded, and whoever holds the lease completes it.
+    """
     try:
         for moved in moves:
             work.check()
             await work.target.point_alias(moved.alias, moved.current)
-            done.append(moved)
+    except (LeaseLost, ConnectionFailed):
+        raise
     except MigrationError as error:
-        for moved in reversed(done):
+        aliases = await work.target.aliases()
+        for moved in moves:
+            if aliases.get(moved.alias) != moved.current:
+                continue
             if moved.previous is None:
                 await work.target.delete_alias(moved.alias)
             else:

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from typing import Literal
 
+import anyio
+
 from qdrant_model_migration.domain.collection import Collection
-from qdrant_model_migration.domain.migration import Cutover
+from qdrant_model_migration.domain.migration import Cutover, Migration
 from qdrant_model_migration.domain.points import PointId, tag
 from qdrant_model_migration.domain.verification import Difference, Kind, Tally
 from qdrant_model_migration.operations.catch_up import delete_extra, insert_missing, rewrite
@@ -19,6 +21,33 @@ from qdrant_model_migration.qdrant.gateway import Gateway
 from qdrant_model_migration.results import WriteGap
 
 SAMPLES = 10
+MOST_SWEEPS = 5
+PAUSE_S = 1.0
+MOST_CARRIED = 5_000
+"""Points of which it is remembered that this tool wrote them; the record of the migration holds them."""
+
+
+async def sweep_until_quiet(work: Work) -> tuple[WriteGap, list[str]]:
+    """Sweeps, until one finds nothing to carry over and the source got no write meanwhile, or enough of them."""
+    name = work.migration.source.collection
+    carried_over = 0
+    gap, notes = WriteGap(), list[str]()
+    for number in range(MOST_SWEEPS):
+        if number:
+            await anyio.sleep(PAUSE_S)
+        before = await work.source.points.watermark(name)
+        gap, notes = await sweep(work, carries_deletes=True)
+        after = await work.source.points.watermark(name)
+        is_quiet = before is None or after is None or after <= before + 1
+        is_over = gap.carried_over == 0 and is_quiet
+        gap.carried_over = carried_over = carried_over + gap.carried_over
+        if is_over or not has_numbers(work.source_collection):
+            break
+    else:
+        notes.append(
+            f"{name!r} still gets writes. They stay there until finish_migration, which carries them over; find the writer that was not moved."
+        )
+    return gap, notes
 
 
 async def sweep(work: Work, *, carries_deletes: bool) -> tuple[WriteGap, list[str]]:
@@ -47,6 +76,20 @@ async def sweep(work: Work, *, carries_deletes: bool) -> tuple[WriteGap, list[st
     return gap, notes
 
 
+async def _remember(work: Work, sources: dict[PointId, int]) -> None:
+    """Record what was just written, so that a later sweep does not take it for a write of the app."""
+    if not work.written:
+        return
+    new = {tag(i): (operation, sources.get(i, 0)) for i, operation in work.written.items()}
+
+    def add(migration: Migration) -> Migration:
+        assert migration.cutover is not None
+        carried = dict(list({**migration.cutover.carried, **new}.items())[-MOST_CARRIED:])
+        return migration.model_copy(update={"cutover": migration.cutover.model_copy(update={"carried": carried})})
+
+    await work.change(add)
+
+
 def has_numbers(*collections: Collection) -> bool:
     """Whether the operations of each collection are numbered in one sequence: a single shard."""
     return all(c.config.get("params", {}).get("shard_number") == 1 for c in collections)
@@ -64,7 +107,8 @@ async def _decide(
     targets = await _versions(work.target, target, ids) if is_numbered else {}
     carried: list[Difference] = []
     for difference in found:
-        fate = fate_of(difference.kind, sources.get(difference.id), targets.get(difference.id), cutover)
+        ours = cutover.carried.get(tag(difference.id))
+        fate = fate_of(difference.kind, sources.get(difference.id), targets.get(difference.id), cutover, ours)
         if fate == "carry" and difference.kind is Kind.EXTRA and not carries_deletes:
             fate = "unresolved"
         if fate == "carry":
@@ -75,27 +119,38 @@ async def _decide(
             gap.unresolved += 1
             if len(gap.unresolved_samples) < SAMPLES:
                 gap.unresolved_samples.append(f"{tag(difference.id)} ({difference.why})")
-    await insert_missing(work, [d for d in carried if d.kind is Kind.MISSING])
-    await rewrite(work, [d for d in carried if d.kind is Kind.CHANGED])
-    await delete_extra(work, [d for d in carried if d.kind is Kind.EXTRA])
+    work.written = {}
+    try:
+        await insert_missing(work, [d for d in carried if d.kind is Kind.MISSING])
+        await rewrite(work, [d for d in carried if d.kind is Kind.CHANGED])
+        await delete_extra(work, [d for d in carried if d.kind is Kind.EXTRA])
+    finally:
+        # What was written is remembered whatever happened to the rest.
+        await _remember(work, sources)
+        work.written = None
     gap.carried_over += len(carried)
 
 
-def fate_of(kind: Kind, source: int | None, target: int | None, cutover: Cutover) -> Literal["carry", "keep", "superseded", "unresolved"]:
+def fate_of(
+    kind: Kind, source: int | None, target: int | None, cutover: Cutover, ours: tuple[int, int] | None = None
+) -> Literal["carry", "keep", "superseded", "unresolved"]:
     """What becomes of a difference seen after the swap; `source` and `target` number the last operation on each side's point, where known.
 
     A write on the target after its watermark came through the alias: it wins. Otherwise the target's point is as it was before the swap,
     and the source's state is what it should be. A point that only the source has is a late write when its number says so, else it was
-    deleted through the alias.
+    deleted through the alias. `ours` are the numbers on both sides when this tool itself wrote the target's point.
     """
     source_mark, target_mark = cutover.source_watermark, cutover.target_watermark
     if source_mark is None or target_mark is None:
         return "unresolved"
     if kind is Kind.MISSING:
-        return "unresolved" if source is None else "carry" if source > source_mark else "keep"
+        if source is None:
+            return "unresolved"
+        # What we had written and is gone was deleted through the alias, unless the source got it anew.
+        return "carry" if source > source_mark and (ours is None or source > ours[1]) else "keep"
     if target is None:
         return "unresolved"
-    if target > target_mark:
+    if target > target_mark and not (ours is not None and target == ours[0]):
         return "superseded" if kind is Kind.CHANGED and source is not None and source > source_mark else "keep"
     return "carry"
 

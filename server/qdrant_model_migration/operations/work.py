@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from qdrant_model_migration.domain.collection import Collection
 from qdrant_model_migration.domain.migration import EventRecord, Migration, Pace
+from qdrant_model_migration.domain.points import PointId
 from qdrant_model_migration.domain.texts import TextSource
 from qdrant_model_migration.embedders.base import Embedder
 from qdrant_model_migration.errors import ModelNotUsable, Refused
@@ -36,6 +37,13 @@ class Work:
     inserts_by_mode: bool = False
     pace: Pace = field(default_factory=Pace)
     progress: Progress = field(default_factory=lambda: Progress(stage="starting"))
+    written: dict[PointId, int] | None = None
+    """Where a mapping is given: the number of the operation that wrote each point of the target."""
+
+    def note_written(self, point_ids: Iterable[PointId], operation: int | None) -> None:
+        """Remember the operation that wrote these points, where that is asked for."""
+        if self.written is not None and operation is not None:
+            self.written.update(dict.fromkeys(point_ids, operation))
 
     @property
     def id(self) -> str:

@@ -102,7 +102,8 @@ async def insert_points(work: Work, points: Sequence[Point]) -> None:
 async def _insert(work: Work, batch: Sequence[Point]) -> None:
     work.check()
     try:
-        await work.target.points.insert(work.migration.target.collection, batch, by_mode=work.inserts_by_mode)
+        operation = await work.target.points.insert(work.migration.target.collection, batch, by_mode=work.inserts_by_mode)
+        work.note_written((p.id for p in batch), operation)
     except BatchTooLarge:
         if len(batch) == 1:
             raise

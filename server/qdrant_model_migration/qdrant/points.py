@@ -122,17 +122,18 @@ class Points:
 
     # --- writing
 
-    async def insert(self, collection: str, points: Sequence[Point], *, by_mode: bool = False) -> None:
-        """Write the points that do not exist yet; leave existing ones as they are.
+    async def insert(self, collection: str, points: Sequence[Point], *, by_mode: bool = False) -> int | None:
+        """Write the points that do not exist yet; leave existing ones as they are. Returns the number of the operation.
 
         `by_mode` uses `update_mode` (>= 1.17); else a filter no existing point passes (>= 1.15.4). The embedded database honours both.
         """
         structs = [translate.struct(p) for p in points]
         client = self._client_for(points)
         if by_mode:
-            await self._call(lambda: client.upsert(collection, structs, wait=True, update_mode=models.UpdateMode.INSERT_ONLY))
+            answer = await self._call(lambda: client.upsert(collection, structs, wait=True, update_mode=models.UpdateMode.INSERT_ONLY))
         else:
-            await self._call(lambda: client.upsert(collection, structs, wait=True, update_filter=translate.never()))
+            answer = await self._call(lambda: client.upsert(collection, structs, wait=True, update_filter=translate.never()))
+        return answer.operation_id
 
     async def write(self, collection: str, points: Sequence[Point]) -> None:
         """Write without a guard: only where nobody else writes, or what nobody else knows."""
@@ -140,21 +141,23 @@ class Points:
         client = self._client_for(points)
         await self._call(lambda: client.upsert(collection, structs, wait=True))
 
-    async def replace(self, collection: str, point: Point, *, observed: Payload) -> None:
-        """Overwrite one existing point unless its payload is no longer as observed, as far as a filter can tell. Never inserts."""
+    async def replace(self, collection: str, point: Point, *, observed: Payload) -> int | None:
+        """Overwrite one existing point unless its payload is no longer as observed, as far as a filter can tell.
+
+        Returns the number of the operation: the point's own version when it was written.
+        """
         struct, client = translate.struct(point), self._client_for([point])
 
         # An upsert's filter applies to existing points only: were the point gone meanwhile, it would be inserted again.
         # The operations of a batch are applied in order, so that case is for the next pass to find as an extra point.
-        async def write(guard: models.Filter | None) -> None:
-            await self._call(lambda: client.upsert(collection, [struct], wait=True, update_filter=guard))
+        async def write(guard: models.Filter | None) -> int | None:
+            return (await self._call(lambda: client.upsert(collection, [struct], wait=True, update_filter=guard))).operation_id
 
         try:
-            await write(translate.still_holds(point.id, observed, point.payload))
+            return await write(translate.still_holds(point.id, observed, point.payload))
         except RequestRejected:
             # Strict mode refuses its conditions: no index, or too many.
-            if await self._is_as(collection, point.id, observed):
-                await write(None)
+            return await write(None) if await self._is_as(collection, point.id, observed) else None
 
     async def delete_if(self, collection: str, point_id: PointId, *, observed: Payload) -> None:
         """Delete one point unless its payload is no longer as observed, as far as a filter can tell; a UUID is looked at right before."""

@@ -278,8 +278,11 @@ class Driver:
         return "worked"
 
     async def _distrust_verification(self, work: Work) -> None:
-        """Somebody drove until now and did not say goodbye: what it proved is proven again."""
-        if work.migration.phase is Phase.VERIFIED:
+        """Somebody drove until now and did not say goodbye: what it proved is proven again.
+
+        Not in the middle of a swap: the aliases may have moved already, and it is completed.
+        """
+        if work.migration.phase is Phase.VERIFIED and work.migration.intent != "swapping":
             await work.change(lambda m: m.model_copy(update={"phase": m.after("found_incomplete")}))
             await work.record("taken_over", "the driver before was lost; the target has to be verified again")
 
