@@ -273,3 +273,22 @@ async def test_a_poison_row_is_accounted_for_and_keeps_its_payload(any_qdrant: B
         await catch_up_pass(work)
         assert await work.ledger.failed(work.id) == []
         assert await target_is_recipes_of_source(work)
+
+
+async def test_a_strict_collection_is_verified_and_caught_up_with(any_qdrant: Backend, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small pages, no exact search, no filter without an index: as the source, and as the target after the cutover."""
+    strict = {"enabled": True, "max_query_limit": 20, "search_allow_exact": False, "unindexed_filtering_update": False}
+    async with opened(any_qdrant, monkeypatch) as context:
+        await seed(context, name, points=60, payload=lambda n: {"text": text(n), "n": n / 7})
+        gateway = await context.gateway()
+        await gateway.update(name, {"strict_mode": strict})
+        work = await backfilled(await work_on(context, name, writes="frozen"))
+        await gateway.update(work.migration.target.collection, {"optimizers": work.migration.restore, **work.migration.on_cutover})
+        await put(work, 1, {"text": "edited", "n": 0.5})
+        await remove(work, 2)
+        await put(work, 500, {"text": "inserted"})
+        _, repaired = await catch_up_pass(work)
+        assert (repaired.missing, repaired.extra, repaired.changed, repaired.left) == (1, 1, 1, 0)
+        found = await verify(work, provenance_sample=50)
+    assert found.problems == []
+    assert found.provenance.sampled >= 10

@@ -129,8 +129,7 @@ def test_a_free_name_says_what_is_in_it(model: str, taken: set[str], name: str) 
 
 
 def test_the_field_to_replace_must_be_one_dense_field() -> None:
-    many = {"multivector_config": {"comparator": "max_sim"}}
-    source = collection({"a": dense(), "b": dense(), "m": dense(**many)}, {"s": {}})
+    source = collection({"a": dense(), "b": dense(), "m": dense(multivector_config={"comparator": "max_sim"})}, {"s": {}})
     assert source.field_to_replace("a").kind is FieldKind.DENSE
     with pytest.raises(Refused, match=r"has 2 dense vectors \(a, b\)"):
         source.field_to_replace(None)

@@ -8,7 +8,7 @@ import anyio
 
 from qdrant_model_migration.domain.points import Point, PointId, order_key
 from qdrant_model_migration.domain.verification import Difference, Expectation, Tally, is_accounted, judge
-from qdrant_model_migration.operations.work import PAGE, Work
+from qdrant_model_migration.operations.work import Work
 from qdrant_model_migration.qdrant.gateway import Gateway
 
 
@@ -29,7 +29,7 @@ async def expectation(work: Work, *, checks_embedded: bool) -> Expectation:
 async def differences(work: Work, expected: Expectation, tally: Tally) -> AsyncIterator[Difference]:
     """Every difference in id order; `tally` counts the points of both sides on the way. Memory does not grow with the collection."""
     left = _points(work.source, work.migration.source.collection, list(expected.copied), work.page)
-    right = _points(work.target, work.migration.target.collection, _target_fields(expected), PAGE)
+    right = _points(work.target, work.migration.target.collection, _target_fields(expected), work.page)
     a, b = await anext(left, None), await anext(right, None)
     while a is not None or b is not None:
         order = _order(a, b)
