@@ -194,3 +194,19 @@ async def test_a_sample_and_a_search_find_points_with_their_payload(
         (best, *_) = await gateway.points.search(name, [1.0, 2.0], using="", limit=3, exact=True)
     assert {p.id: p.payload["n"] for p in sampled} == {i: n for n, i in enumerate(ids)}
     assert (best.id, best.payload) == (UUIDS[4], {"n": 2})
+
+
+@pytest.mark.parametrize(
+    "strict", [{"max_query_limit": 20}, {"search_allow_exact": False}, {"max_query_limit": 7, "search_allow_exact": False}]
+)
+async def test_a_strict_collection_tells_the_numbers_of_its_operations(
+    any_qdrant: Backend, name: str, monkeypatch: pytest.MonkeyPatch, strict: Payload
+) -> None:
+    """The sweep after a swap rests on them, and the source keeps its strict mode."""
+    async with opened(any_qdrant, monkeypatch) as context:
+        gateway = await context.gateway()
+        await gateway.create_collection(name, {"vectors": {"size": 2, "distance": "Cosine"}, "shard_number": 1})
+        await gateway.points.write(name, [Point(id=n, payload={}, vectors={"": [1.0, float(n)]}) for n in range(60)])
+        await gateway.update(name, {"strict_mode": {"enabled": True, **strict}})
+        versions = await gateway.points.versions(name, list(range(62)), using="", size=2)
+    assert set(versions) == set(range(60))

@@ -103,22 +103,33 @@ class Points:
     async def versions(self, collection: str, ids: Sequence[PointId], *, using: str, size: int) -> dict[PointId, int]:
         """Number of the last operation on each point that has a vector in field `using`; comparable within one shard."""
         found: dict[PointId, int] = {}
-        probe = [1.0] + [0.0] * (size - 1)
         for start in range(0, len(ids), VERSION_PAGE):
-            page = list(ids[start : start + VERSION_PAGE])
+            found.update(await self._versions(collection, list(ids[start : start + VERSION_PAGE]), using, size, exact=True))
+        return found
+
+    async def _versions(self, collection: str, page: list[PointId], using: str, size: int, *, exact: bool) -> dict[PointId, int]:
+        try:
             answer = await self._call(
-                lambda page=page: self._call.rest.query_points(  # type: ignore[misc]
+                lambda: self._call.rest.query_points(
                     collection,
-                    query=probe,
+                    query=[1.0] + [0.0] * (size - 1),
                     using=using or None,
                     limit=len(page),
                     query_filter=models.Filter(must=[models.HasIdCondition(has_id=page)]),
-                    search_params=self._params(exact=True),
+                    search_params=self._params(exact=exact),
                     with_payload=False,
                 )
             )
-            found.update({_plain(p.id) or 0: p.version for p in answer.points})
-        return found
+        except RequestRejected:
+            # Strict mode: too many at a time, or no exact search. So few ids are looked through one by one without it, too.
+            if exact:
+                return await self._versions(collection, page, using, size, exact=False)
+            if len(page) == 1:
+                raise
+            middle = len(page) // 2
+            halves = [await self._versions(collection, half, using, size, exact=True) for half in (page[:middle], page[middle:])]
+            return halves[0] | halves[1]
+        return {_plain(p.id) or 0: p.version for p in answer.points}
 
     # --- writing
 
