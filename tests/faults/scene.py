@@ -271,10 +271,11 @@ class Scene:
         return [*(child for child, _ in self.drivers._children.values()), *self.drivers._former, *self.by_hand]
 
     def _lives(self, pid: int) -> bool:
-        return any(child.pid == pid and child.poll() is None for child in self._started())
+        return pid == os.getpid() or any(child.pid == pid and child.poll() is None for child in self._started())
 
     def signal(self, pid: int, number: signal.Signals) -> None:
         """Only to a process that this test started and that still runs."""
+        assert pid != os.getpid()
         assert self._lives(pid), f"process {pid} is not one of ours"
         os.kill(pid, number)
         if number is signal.SIGKILL:

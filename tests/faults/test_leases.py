@@ -131,3 +131,19 @@ def test_a_driver_of_another_user_is_not_taken_for_dead_because_the_system_hides
         assert not is_certainly_dead(lease)
     finally:
         os.seteuid(was)
+
+
+async def test_a_worker_terminated_in_the_middle_of_an_operation_leaves_it_to_the_next(
+    server_1_17: QdrantServer, name: str, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The verification is not failed by it: the same call attaches to what the next driver carries out."""
+    async with scene(server_1_17, name, home, monkeypatch, points=6000, lease_s=60.0) as at:
+        await at.start()
+        await at.until_phase("backfilled")
+        pid = await at.until_driven()
+        await at.operation("verify", {"provenance_sample": 100}, wait_s=0.4)
+        at.signal(pid, signal.SIGTERM)
+        with anyio.fail_after(10):
+            while (await at.ledger.lease(at.migration_id))[1].owner is not None:  # noqa: ASYNC110 - another process's doing
+                await anyio.sleep(0.05)
+        assert (await at.verify()).is_complete

@@ -15,6 +15,7 @@ from qdrant_model_migration.embedders.builtin import HashingEmbedder
 from qdrant_model_migration.errors import Refused
 from qdrant_model_migration.operations.finish import plan_finish
 from qdrant_model_migration.results import SwapOutcome
+from qdrant_model_migration.worker.driver import Driver
 from tests.faults.scene import SIZE, App, Collection, Reader, Scene, differences, point, scene
 from tests.servers import QdrantServer
 
@@ -39,19 +40,21 @@ def raw(rng: random.Random, point_id: int | str, number: int) -> dict[str, objec
 async def verified(server: QdrantServer, name: str, home: Path, monkeypatch: pytest.MonkeyPatch, points: int = 600) -> AsyncIterator[Scene]:
     """A verified migration of equal dimensions on both sides, driven by nobody."""
     async with scene(server, name, home, monkeypatch, points=points, old_size=SIZE) as at:
-        await at.start()
-        await at.until_phase("backfilled")
-        await at.verify_and_repair()
+        async with driving(at):
+            await at.until_phase("backfilled")
+            await at.verify_and_repair()
         yield at
 
 
-async def dismiss(at: Scene) -> None:
-    """Send the driver home, so that another process takes the work."""
-    pid = await at.until_driven()
-    at.signal(pid, signal.SIGTERM)
-    with anyio.fail_after(20):
-        while (await at.ledger.lease(at.migration_id))[1].owner is not None:  # noqa: ASYNC110 - another process's doing
-            await anyio.sleep(0.05)
+@asynccontextmanager
+async def driving(at: Scene) -> AsyncIterator[None]:
+    """A driver in this process, which is sooner there than one of its own; the processes that die come later."""
+    stopped = anyio.Event()
+    async with anyio.create_task_group() as group:
+        await at.start_elsewhere()
+        group.start_soon(Driver(at.context, at.migration_id, is_stopping=stopped.is_set).run)
+        yield
+        stopped.set()
 
 
 @pytest.mark.parametrize("death", DEATHS)
@@ -60,7 +63,6 @@ async def test_a_swap_whose_driver_is_killed_is_completed_by_the_next_and_no_que
 ) -> None:
     """What the source got between the death and the resumption is carried over."""
     async with verified(server_1_17, name, home, monkeypatch, points=300) as at:
-        await dismiss(at)
         code = await at.plan()
         rng = random.Random(7)
         with Reader(server_1_17, at.alias, lambda: [rng.uniform(-1, 1) for _ in range(SIZE)]) as reader:
@@ -178,8 +180,9 @@ async def test_a_finish_whose_driver_is_killed_is_completed_by_the_next(
     server_1_17: QdrantServer, name: str, home: Path, monkeypatch: pytest.MonkeyPatch, death: str
 ) -> None:
     async with verified(server_1_17, name, home, monkeypatch, points=100) as at:
-        await at.swap()
-        await dismiss(at)
+        async with driving(at):
+            await at.until_driven()
+            await at.swap()
         code = (await plan_finish(await at.context.gateway(), at.ledger, await at.migration(), "delete_old", snapshot_first=True)).code
         dying = at.worker(dies=death)
         await at.until_driven(by=dying.pid)

@@ -13,13 +13,14 @@ from qdrant_model_migration.domain.cutover import (
     comparison_line,
     moves_back,
     moves_forward,
+    named,
     overrides_of,
     shown,
 )
 from qdrant_model_migration.domain.migration import Cutover, Migration, Moved
 from qdrant_model_migration.domain.points import tag
 from qdrant_model_migration.domain.verification import Tally
-from qdrant_model_migration.errors import ConnectionFailed, LeaseLost, MigrationError, Refused
+from qdrant_model_migration.errors import ConnectionFailed, Interrupted, LeaseLost, MigrationError, Refused
 from qdrant_model_migration.operations.catch_up import catch_up_pass
 from qdrant_model_migration.operations.context import OperationContext, now
 from qdrant_model_migration.operations.diff import differences, expectation
@@ -49,14 +50,12 @@ async def swap_facts(gateway: Gateway, migration: Migration, direction: Directio
         source = await gateway.describe(migration.source.collection)
         old = source.field(migration.embed.source_field or "")
         breaks = breaks_of(migration, moves, old.size if old else None)
-        undo = (
-            f"swap_alias with direction='back' points {', '.join(repr(m.alias) for m in moves)} to {migration.source.collection!r} again."
-        )
+        undo = f"swap_alias with direction='back' points {named(moves)} to {migration.source.collection!r} again."
         overrides = overrides_of(migration)
     else:
         migration.check_allows("swap_alias:back")
         moves, left = moves_back(migration, aliases), ()
-        names = ", ".join(repr(m.alias) for m in moves)
+        names = named(moves)
         breaks = (
             f"From that moment queries through {names} must be embedded with the old model ({migration.current_model or 'not stated'}) again.",
             f"What was written to {migration.target.collection!r} since {migration.cutover.at if migration.cutover else 'the swap'} is not in "
@@ -265,13 +264,13 @@ async def _move(work: Work, moves: tuple[Moved, ...]) -> None:
     """Point every alias; when one is refused, those already moved are put back.
 
     Raises:
-        LeaseLost, ConnectionFailed: nobody knows how far it got; the intent is recorded, and whoever holds the lease completes it.
+        LeaseLost, ConnectionFailed, Interrupted: nobody knows how far it got; the intent is recorded, and whoever holds the lease completes it.
     """
     try:
         for moved in moves:
             work.check()
             await work.target.point_alias(moved.alias, moved.current)
-    except (LeaseLost, ConnectionFailed):
+    except (LeaseLost, ConnectionFailed, Interrupted):
         raise
     except MigrationError as error:
         aliases = await work.target.aliases()

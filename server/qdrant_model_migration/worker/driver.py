@@ -118,7 +118,16 @@ class Driver:
                 raise LeaseLost(f"Migration {self._id} is driven by somebody else now.")
             held.check()
 
-        return await open_work(self._context, await ledger.migration(self._id), check, held.epoch)
+        def go_on() -> None:
+            # Before every request, so that a driver that is to stop does so in the middle of a long scan as well.
+            if self._is_asked_to_stop():
+                raise Interrupted("The driver was asked to stop; what is written is recorded.")
+            check()
+
+        work = await open_work(self._context, await ledger.migration(self._id), check, held.epoch)
+        # Every try of a request is checked: a retry may come long after the check before the first one.
+        work.target = work.target.guarded(go_on)
+        return work
 
     async def _beat(self, held: HeldLease, work: Work) -> None:
         """Renew the lease with the progress, and follow the pace that is asked for."""

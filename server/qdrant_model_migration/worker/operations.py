@@ -10,7 +10,7 @@ import anyio
 from pydantic import BaseModel
 
 from qdrant_model_migration.domain.migration import Migration, Operation
-from qdrant_model_migration.errors import ConnectionFailed, LeaseLost, MigrationError, Refused, TransientEmbedding
+from qdrant_model_migration.errors import ConnectionFailed, Interrupted, LeaseLost, MigrationError, Refused, TransientEmbedding
 from qdrant_model_migration.operations.catch_up import catch_up_pass
 from qdrant_model_migration.operations.compare import compare_migration
 from qdrant_model_migration.operations.context import now
@@ -29,7 +29,7 @@ async def carry_out(work: Work, operation: Operation) -> None:
     """Run it, showing its progress, and record how it ended.
 
     Raises:
-        LeaseLost, ConnectionFailed, TransientEmbedding: it stays recorded as running and is taken up again.
+        LeaseLost, ConnectionFailed, TransientEmbedding, Interrupted: it stays recorded as running and is taken up again.
     """
     LOG.info("Operation %s begins", operation.key)
     work.migration = await work.ledger.migration(work.id)
@@ -57,7 +57,7 @@ async def carry_out(work: Work, operation: Operation) -> None:
         except MigrationError as error:
             failure.append(error)
         group.cancel_scope.cancel()
-    if failure and isinstance(failure[0], LeaseLost | ConnectionFailed | TransientEmbedding):
+    if failure and isinstance(failure[0], LeaseLost | ConnectionFailed | TransientEmbedding | Interrupted):
         raise failure[0]
     if failure:
         LOG.warning("Operation %s failed: %s", operation.key, failure[0])
