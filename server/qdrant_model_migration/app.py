@@ -58,10 +58,10 @@ def build_server(settings: Settings) -> MCPServer[App]:
     server = MCPServer[App](
         NAME, title="Qdrant model migration", instructions=INSTRUCTIONS, version=__version__, lifespan=lifespan, log_level="WARNING"
     )
-    for spec in TOOLS:
-        if spec.is_writing and settings.is_read_only:
-            continue
-        server.add_tool(answering(spec.fn), title=spec.title, description=spec.description, annotations=spec.annotations)
+    offered = [spec for spec in TOOLS if not (spec.is_writing and settings.is_read_only)]
+    names = frozenset(spec.name for spec in offered)
+    for spec in offered:
+        server.add_tool(answering(spec.fn, names), title=spec.title, description=spec.description, annotations=spec.annotations)
     _add_resources(server)
     _add_prompts(server)
     return server

@@ -92,6 +92,8 @@ def _print_plan(console: Console, planned: SwapResult | FinishResult) -> None:
         rows += [("warning", text) for text in plan.warnings]
     else:
         rows = [("moves", f"{m.alias}: {m.from_collection or '(new)'} -> {m.to_collection}") for m in plan.moves]
+        if plan.also:
+            rows.append(("moves also", ", ".join(plan.also)))
         rows += [("stays", name) for name in plan.left]
         rows.append(("comparison", plan.comparison))
         rows += [("breaks", text) for text in plan.breaks]

@@ -465,6 +465,7 @@ class Move(Wire):
 class SwapPlan(Wire):
     code: str
     moves: list[Move]
+    also: list[str] = Field(default=[], description="further aliases that make the same move as the last one listed")
     left: list[str] = Field(default=[], description="aliases of the source that stay where they are")
     counts: dict[str, int]
     comparison: str

@@ -15,6 +15,9 @@ from qdrant_model_migration.results import Comparison, Move, SwapPlan
 FRESH_S = 15 * 60
 """A verification older than this is repeated before a swap."""
 PLAN_LIFE_S = 30 * 60
+MOST_MOVES = 8
+"""Moves that a plan spells out; further aliases that go the same way are named."""
+MOST_NAMED = 3
 
 
 class SwapFacts(BaseModel):
@@ -141,9 +144,15 @@ def overrides_of(migration: Migration) -> tuple[str, ...]:
     return tuple(found)
 
 
+def named(moves: tuple[Moved, ...]) -> str:
+    """The aliases for a sentence; many are counted, the plan lists them all."""
+    shown = ", ".join(repr(m.alias) for m in moves[:MOST_NAMED])
+    return shown if len(moves) <= MOST_NAMED else f"{shown} and {len(moves) - MOST_NAMED} more aliases"
+
+
 def breaks_of(migration: Migration, moves: tuple[Moved, ...], old_dimensions: int | None) -> tuple[str, ...]:
     """Whose queries and writes change when the aliases move forward."""
-    names = ", ".join(repr(m.alias) for m in moves)
+    names = named(moves)
     model = migration.model
     found = [f"From that moment every query through {names} must be embedded with {model.name} ({model.dimensions} dimensions)."]
     if old_dimensions != model.dimensions:
@@ -163,9 +172,17 @@ def breaks_of(migration: Migration, moves: tuple[Moved, ...], old_dimensions: in
 def shown(facts: SwapFacts, code: str, expires_at: str) -> SwapPlan:
     """The plan as a person sees it."""
     counts = {"source_points": facts.source_points, "target_points": facts.target_points}
+    listed = facts.moves[:MOST_MOVES]
+    way = (listed[-1].previous, listed[-1].current)
+    also = [m for m in facts.moves[MOST_MOVES:] if (m.previous, m.current) == way]
+    listed += tuple(m for m in facts.moves[MOST_MOVES:] if m not in also)
     return SwapPlan(
         code=code,
-        moves=[Move(alias=m.alias, from_collection=m.previous, to_collection=m.current) for m in facts.moves],
+        moves=[
+            Move(alias=m.alias, from_collection=m.previous, to_collection=m.current)
+            for m in sorted(listed, key=lambda m: (m.previous, m.current) == way)
+        ],
+        also=[m.alias for m in also],
         left=list(facts.left),
         counts={key: value for key, value in counts.items() if value is not None},
         comparison=facts.comparison,

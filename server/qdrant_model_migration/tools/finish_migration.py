@@ -90,7 +90,6 @@ async def _planned(app: App, migration: Migration, action: Action, refusal: str 
         phase=migration.phase.value,
         plan=made,
         refusal=refusal,
-        kept=made.keeps,
     )
 
 

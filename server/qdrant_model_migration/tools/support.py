@@ -17,7 +17,7 @@ from qdrant_model_migration.domain.migration import Migration, Operation
 from qdrant_model_migration.errors import MigrationError
 from qdrant_model_migration.operations.context import OperationContext
 from qdrant_model_migration.operations.requests import LocalOperations, Report
-from qdrant_model_migration.results import NextStep, Progress
+from qdrant_model_migration.results import NextStep, Progress, Recommendation, RecommendResult, Result
 from qdrant_model_migration.worker.detach import Drivers
 
 LOG = logging.getLogger(__name__)
@@ -71,17 +71,38 @@ def app_of(ctx: Context[Any, Any]) -> App:
     return app
 
 
-def answering(fn: Callable[P, Awaitable[R]]) -> Callable[P, Awaitable[R]]:
-    """Let the text of our own exceptions out. Anything else stays opaque to the host, which keeps secrets in, and is logged."""
+def answering(fn: Callable[P, Awaitable[R]], offered: frozenset[str]) -> Callable[P, Awaitable[R]]:
+    """Let the text of our own exceptions out. Anything else stays opaque to the host, which keeps secrets in, and is logged.
+
+    `offered` are the registered tools: no next step names another.
+    """
 
     @functools.wraps(fn)
     async def call(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
-            return await fn(*args, **kwargs)
+            answer = await fn(*args, **kwargs)
         except MigrationError as error:
             raise ToolError(str(error)) from None
+        _keep_to(answer, offered)
+        return answer
 
     return call
+
+
+def _keep_to(answer: object, offered: frozenset[str]) -> None:
+    """Drop next steps that read-only mode left unregistered, and say so."""
+    if not isinstance(answer, Result):
+        return
+    holders: list[Result | Recommendation] = [answer]
+    if isinstance(answer, RecommendResult):
+        holders += answer.recommendations
+    dropped: set[str] = set()
+    for holder in holders:
+        if holder.next_step is not None and holder.next_step.tool not in offered:
+            dropped.add(holder.next_step.tool)
+            holder.next_step = None
+    if dropped:
+        answer.warnings.append(f"What would follow, {', '.join(sorted(dropped))}, is not offered: QDRANT_MIGRATION_READ_ONLY is set.")
 
 
 def reporter(ctx: Context[Any, Any]) -> Report:

@@ -9,6 +9,7 @@ from mcp.server.mcpserver import Context
 from mcp.server.mcpserver.resolve import Resolve
 from pydantic import Field
 
+from qdrant_model_migration.domain.cutover import MOST_NAMED
 from qdrant_model_migration.domain.migration import Migration
 from qdrant_model_migration.operations.requests import carry_out
 from qdrant_model_migration.operations.status import find_migration
@@ -59,7 +60,9 @@ async def swap_alias(
 async def _planned(app: App, migration: Migration, direction: Direction, alias: str | None, refusal: str | None) -> SwapResult:
     gateway, ledger = await app.context.gateway(migration.target.connection), await app.context.ledger(migration.target.connection)
     made = await plan_swap(gateway, ledger, migration, direction, alias)
-    moves = "; ".join(f"{m.alias}: {m.from_collection or '(new)'} -> {m.to_collection}" for m in made.moves)
+    moves = "; ".join(f"{m.alias}: {m.from_collection or '(new)'} -> {m.to_collection}" for m in made.moves[:MOST_NAMED])
+    if (more := len(made.moves) + len(made.also) - MOST_NAMED) > 0:
+        moves += f"; and {more} more aliases"
     head = f"Nothing was changed: {refusal}. Here is the plan as things are now" if refusal else "The plan, nothing is changed yet"
     return SwapResult(
         summary=f"{app.context.notice(migration.target.connection)}{head}: {moves}. Show it to the person; after they agreed, call again with plan='{made.code}'.",
