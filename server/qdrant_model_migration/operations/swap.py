@@ -59,9 +59,10 @@ async def swap_facts(gateway: Gateway, migration: Migration, direction: Directio
         breaks = (
             f"From that moment queries through {names} must be embedded with the old model ({migration.current_model or 'not stated'}) again.",
             f"What was written to {migration.target.collection!r} since {migration.cutover.at if migration.cutover else 'the swap'} is not in "
-            f"{migration.source.collection!r}: this version carries nothing back. It stays in {migration.target.collection!r}.",
+            f"{migration.source.collection!r}: this version carries nothing back. It stays in {migration.target.collection!r} "
+            "until start_backfill makes that equal to the source again, which removes it.",
         )
-        undo = "start_backfill brings the target up to date, and a new swap moves forward again."
+        undo = "start_backfill makes the target equal to the source again, and a new swap moves forward again."
         overrides = ()
     return SwapFacts(
         migration_id=migration.id,
