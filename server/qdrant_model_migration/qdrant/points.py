@@ -107,7 +107,7 @@ class Points:
             found.update(await self._versions(collection, list(ids[start : start + VERSION_PAGE]), using, size, exact=True))
         return found
 
-    async def _versions(self, collection: str, page: list[PointId], using: str, size: int, *, exact: bool) -> dict[PointId, int]:
+    async def _versions(self, collection: str, page: Sequence[PointId], using: str, size: int, *, exact: bool) -> dict[PointId, int]:
         try:
             answer = await self._call(
                 lambda: self._call.rest.query_points(
@@ -115,7 +115,7 @@ class Points:
                     query=[1.0] + [0.0] * (size - 1),
                     using=using or None,
                     limit=len(page),
-                    query_filter=models.Filter(must=[models.HasIdCondition(has_id=page)]),
+                    query_filter=models.Filter(must=[models.HasIdCondition(has_id=list(page))]),
                     search_params=self._params(exact=exact),
                     with_payload=False,
                 )
