@@ -175,6 +175,29 @@ async def test_the_old_collection_is_not_deleted_while_somebody_writes_to_it_and
         assert len(texts) == len(at.ids)
 
 
+async def test_a_point_written_late_twice_is_carried_over_twice_and_stays_deleted_when_the_app_deletes_it(
+    server: QdrantServer, name: str, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the first carry-over wrote to the target must not look like a newer write of the app, nor its deletion like a late insert."""
+    async with verified(server, name, home, monkeypatch, points=50) as at:
+        rng = random.Random(11)
+        gateway = await at.context.gateway()
+        await at.swap()
+        new = 999_999
+        for number in (1, 2):
+            late = [point(rng, point_id, number, SIZE) for point_id in (at.ids[0], new)]
+            at.source.upsert(late)
+            plan = await plan_finish(gateway, at.ledger, await at.migration(), "delete_old", snapshot_first=True)
+            with pytest.raises(Refused, match="2 late writes"):
+                await at.finish("delete_old", plan.code)
+            target = at.target.points()
+            assert [target[p["id"]]["payload"] for p in late] == [p["payload"] for p in late]
+        at.target.delete([new])
+        plan = await plan_finish(gateway, at.ledger, await at.migration(), "keep_old", snapshot_first=True)
+        await at.finish("keep_old", plan.code)
+        assert new not in at.target.points()
+
+
 @pytest.mark.parametrize("death", ["qdrant.gateway:Gateway.snapshot before", "qdrant.gateway:Gateway.delete_collection after"])
 async def test_a_finish_whose_driver_is_killed_is_completed_by_the_next(
     server_1_17: QdrantServer, name: str, home: Path, monkeypatch: pytest.MonkeyPatch, death: str
