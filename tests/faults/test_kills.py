@@ -14,7 +14,7 @@ from tests.faults.scene import SIZE, App, differences, scene
 from tests.openai_server import OpenAIServer
 from tests.servers import QdrantServer
 
-POINTS = 4000
+POINTS = 3500
 KILLS = 5
 IN_FLIGHT = 2 * 256
 """Two ranges at work, a window of 256 texts each."""

@@ -22,6 +22,7 @@ def operations(collection: Collection) -> int:
     return int(collection.call("POST", "/points/delete?wait=true", {"points": [2**62 + 1]})["operation_id"])
 
 
+@pytest.mark.slow
 async def test_a_worker_stopped_past_its_lease_notices_that_another_took_over_and_writes_nothing_more(
     server: QdrantServer, name: str, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -48,9 +49,9 @@ async def test_a_worker_stopped_past_its_lease_notices_that_another_took_over_an
 
 
 async def test_of_two_workers_started_at_once_one_works_and_the_other_leaves_at_once(
-    server: QdrantServer, name: str, home: Path, monkeypatch: pytest.MonkeyPatch
+    server_1_17: QdrantServer, name: str, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with scene(server, name, home, monkeypatch, points=1500, lease_s=20.0) as at:
+    async with scene(server_1_17, name, home, monkeypatch, points=1500, lease_s=20.0) as at:
         await at.start_elsewhere(points_per_second=300)
         both = [at.worker(), at.worker()]
         pid = await at.until_driven()
@@ -66,10 +67,10 @@ async def test_of_two_workers_started_at_once_one_works_and_the_other_leaves_at_
 
 
 async def test_a_terminated_worker_gives_its_lease_back_so_that_the_next_takes_over_at_once(
-    server: QdrantServer, name: str, home: Path, monkeypatch: pytest.MonkeyPatch
+    server_1_16: QdrantServer, name: str, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A lease of a minute: nobody who had to wait for it to run out would be in time."""
-    async with scene(server, name, home, monkeypatch, points=1500, lease_s=60.0) as at:
+    async with scene(server_1_16, name, home, monkeypatch, points=1500, lease_s=60.0) as at:
         await at.start_elsewhere(points_per_second=400)
         first = at.worker()
         await at.until_driven(by=first.pid)
@@ -89,10 +90,10 @@ async def test_a_terminated_worker_gives_its_lease_back_so_that_the_next_takes_o
 
 
 async def test_a_worker_that_slept_past_its_lease_goes_on_by_itself(
-    server: QdrantServer, name: str, home: Path, monkeypatch: pytest.MonkeyPatch
+    server_1_17: QdrantServer, name: str, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A laptop that was closed: nobody took over meanwhile."""
-    async with scene(server, name, home, monkeypatch, points=2000) as at:
+    async with scene(server_1_17, name, home, monkeypatch, points=2000) as at:
         await at.start_elsewhere(points_per_second=600)
         only = at.worker()
         await at.until_driven(by=only.pid)

@@ -15,6 +15,7 @@ from tests.faults.scene import LEASE_S, SIZE, App, differences, scene
 from tests.servers import QdrantServer
 
 
+@pytest.mark.slow
 async def test_a_server_killed_again_and_again_in_mid_backfill_loses_nothing(
     fresh_server: QdrantServer, name: str, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -24,10 +24,12 @@ def environment(provider: OpenAIServer) -> dict[str, str]:
 
 
 async def test_a_poison_text_among_rate_limits_and_crashes_of_the_provider_costs_one_accounted_point(
-    server: QdrantServer, name: str, home: Path, monkeypatch: pytest.MonkeyPatch
+    server_1_16: QdrantServer, name: str, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with OpenAIServer(SIZE) as provider:
-        async with scene(server, name, home, monkeypatch, points=800, model="away", texts=texts, environment=environment(provider)) as at:
+        async with scene(
+            server_1_16, name, home, monkeypatch, points=800, model="away", texts=texts, environment=environment(provider)
+        ) as at:
             await at.start()
             provider.script += [
                 Answer(),
@@ -45,10 +47,12 @@ async def test_a_poison_text_among_rate_limits_and_crashes_of_the_provider_costs
 
 
 async def test_no_tolerance_for_failed_points_stops_clearly_and_goes_on_under_a_higher_limit(
-    server: QdrantServer, name: str, home: Path, monkeypatch: pytest.MonkeyPatch
+    server_1_17: QdrantServer, name: str, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with OpenAIServer(SIZE) as provider:
-        async with scene(server, name, home, monkeypatch, points=800, model="away", texts=texts, environment=environment(provider)) as at:
+        async with scene(
+            server_1_17, name, home, monkeypatch, points=800, model="away", texts=texts, environment=environment(provider)
+        ) as at:
             await at.start(max_failed_points=0)
             stopped = await at.until(lambda m: m.error is not None)
             assert stopped.error is not None

@@ -57,6 +57,7 @@ async def driving(at: Scene) -> AsyncIterator[None]:
         stopped.set()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("death", DEATHS)
 async def test_a_swap_whose_driver_is_killed_is_completed_by_the_next_and_no_query_fails(
     server_1_17: QdrantServer, name: str, home: Path, monkeypatch: pytest.MonkeyPatch, death: str
