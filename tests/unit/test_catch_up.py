@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from qdrant_model_migration.domain.catch_up import has_converged
+from qdrant_model_migration.domain.catch_up import has_converged, is_caught_up
 
 
 @pytest.mark.parametrize(
@@ -32,3 +32,20 @@ from qdrant_model_migration.domain.catch_up import has_converged
 )
 def test_convergence(found: list[int], total: int, is_frozen: bool, is_over: bool) -> None:
     assert has_converged(found, total, is_frozen=is_frozen) is is_over
+
+
+@pytest.mark.parametrize(
+    ("found", "expected"),
+    [
+        ([], False),
+        ([0], True),
+        ([50], False),
+        ([900, 50], True),
+        ([9, 9000], False),
+        ([5000, 5000, 5000, 5000], False),
+        ([900, 150], False),
+    ],
+)
+def test_readers_move_only_when_the_lag_is_nothing_or_small(found: list[int], *, expected: bool) -> None:
+    """A lag that merely stopped shrinking is the writers' own rate: a backfill may end there, a cutover may not."""
+    assert is_caught_up(found, 10_000) is expected

@@ -149,8 +149,8 @@ def test_what_somebody_who_agrees_accepts(changes: dict[str, Any], accepted: lis
 @pytest.mark.parametrize("writes", ["frozen", "dual_write", "live"])
 def test_who_breaks_is_said_for_both_cases_of_dimensions(writes: str) -> None:
     moves, _ = moves_forward(verified(), {"live": "docs"}, None)
-    other = " ".join(breaks_of(verified(writes=writes), moves, 384))
-    equal = " ".join(breaks_of(verified(writes=writes), moves, 32))
+    other = " ".join(breaks_of(verified(writes=writes), moves, 384, is_numbered=True))
+    equal = " ".join(breaks_of(verified(writes=writes), moves, 32, is_numbered=True))
     assert "(384 dimensions) through 'live' fail with a dimension error" in other
     assert "get nonsense without an error" in equal
     assert ("the target wins" in other) is (writes == "live")
@@ -206,3 +206,12 @@ def test_a_plan_is_shown_with_its_code() -> None:
 @pytest.mark.parametrize(("name", "code"), [("docs", "docs-3f9a2b"), ("a b/c", "a_b_c-3f9a2b"), ("x" * 50, "x" * 24 + "-3f9a2b")])
 def test_a_code_can_be_said(name: str, code: str) -> None:
     assert plan_code(name, "3f9a2b77") == code
+
+
+def test_late_writes_of_a_sharded_source_are_announced_as_lost_not_as_carried_over() -> None:
+    """Operations of several shards are not numbered together, so a plan must not promise to tell late writes apart."""
+    moves, _ = moves_forward(verified(), {"live": "docs"}, None)
+    one, several = (" ".join(breaks_of(verified(writes="live"), moves, 384, is_numbered=is_numbered)) for is_numbered in (True, False))
+    assert "are carried over afterwards" in one
+    assert "are carried over afterwards" not in several
+    assert "may be lost" in several

@@ -21,3 +21,10 @@ def has_converged(found: list[int], total: int, *, is_frozen: bool) -> bool:
     if len(found) >= 2 and found[-1] <= max(SMALL_LAG, total // 1000):
         return True
     return len(found) >= 4 and found[-1] >= found[-2] * 0.7
+
+
+def is_caught_up(found: list[int], total: int) -> bool:
+    """Whether the readers may move: the last pass found nothing, or little after a pass before it. A lag that stopped shrinking is none."""
+    if not found:
+        return False
+    return found[-1] == 0 or (len(found) >= 2 and found[-1] <= max(SMALL_LAG, total // 1000))

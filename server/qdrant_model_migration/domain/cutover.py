@@ -91,8 +91,8 @@ def moves_back(migration: Migration, aliases: dict[str, str]) -> tuple[Moved, ..
     return tuple(found)
 
 
-def check_gates(migration: Migration, now: datetime) -> None:
-    """Refuse a forward swap that nothing proves.
+def check_gates(migration: Migration, now: datetime | None) -> None:
+    """Refuse a forward swap that nothing proves; without the time the age of the verification is not judged.
 
     Raises:
         Refused: not verified, not complete, or verified too long ago.
@@ -107,6 +107,8 @@ def check_gates(migration: Migration, now: datetime) -> None:
             f"Cannot swap: the last verification found {'; '.join(verification.problems)} in {migration.target.collection!r}. "
             f"Call repair_target(migration_id={migration.id!r}), then verify_target."
         )
+    if now is None:
+        return
     age_s = (now - datetime.fromisoformat(verification.at)).total_seconds()
     if age_s > FRESH_S:
         raise Refused(f"Cannot swap: the last verification is {age_s / 60:.0f} minutes old; at most {FRESH_S // 60} are allowed. {call}")
@@ -150,8 +152,8 @@ def named(moves: tuple[Moved, ...]) -> str:
     return shown if len(moves) <= MOST_NAMED else f"{shown} and {len(moves) - MOST_NAMED} more aliases"
 
 
-def breaks_of(migration: Migration, moves: tuple[Moved, ...], old_dimensions: int | None) -> tuple[str, ...]:
-    """Whose queries and writes change when the aliases move forward."""
+def breaks_of(migration: Migration, moves: tuple[Moved, ...], old_dimensions: int | None, *, is_numbered: bool) -> tuple[str, ...]:
+    """Whose queries and writes change when the aliases move forward; `is_numbered`: late writes can be told from newer ones."""
     names = named(moves)
     model = migration.model
     found = [f"From that moment every query through {names} must be embedded with {model.name} ({model.dimensions} dimensions)."]
@@ -160,9 +162,14 @@ def breaks_of(migration: Migration, moves: tuple[Moved, ...], old_dimensions: in
     else:
         found.append(f"Readers that still use the old model through {names} get nonsense without an error.")
     found.append(f"Readers and writers that name {migration.source.collection!r} itself are not moved.")
-    if migration.writes == "live":
+    if migration.writes == "live" and is_numbered:
         found.append(
-            "Writes that reach the source during the swap are carried over afterwards; where both sides changed, the target wins and it is listed."
+            "Writes that reach the source during the swap are carried over afterwards; where both sides changed, the target wins and it is counted."
+        )
+    elif migration.writes != "frozen" and not is_numbered:
+        found.append(
+            f"{migration.source.collection!r} has several shards, whose writes are not numbered together: what reaches it during and after the swap is "
+            "not carried over, only listed, and may be lost. Stop the writers for the seconds of the swap."
         )
     if migration.writes != "frozen":
         found.append(f"Writers through {names} must embed documents with {model.name} from that moment.")

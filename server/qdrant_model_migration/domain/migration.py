@@ -126,6 +126,8 @@ class Cutover(BaseModel):
     source_watermark: int | None = None
     """Number of the last operation on the source before the swap; later ones are late writes."""
     target_watermark: int | None = None
+    source_seen: int | None = None
+    """Number of our last no-op on the source: later operations have not been looked at yet."""
     carried: dict[str, tuple[int, int]] = {}
     """What this tool itself wrote to the target around the swap: point -> the numbers of that operation, and of the source's last one then.
     A point whose last operation is ours was not written through the alias since."""
@@ -251,6 +253,8 @@ class Operation(BaseModel):
     is_refusal: bool = False
     is_delivered: bool = False
     """Whether a caller was given the outcome; the next call then starts anew."""
+    attempts: int = 0
+    """How often a driver began it; one that kills its driver again and again is given up."""
 
 
 class Lease(BaseModel):

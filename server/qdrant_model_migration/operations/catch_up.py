@@ -6,11 +6,11 @@ filter can say so; and the source is read again after it, so that a point delete
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 import anyio
 
-from qdrant_model_migration.domain.points import Point, tag
+from qdrant_model_migration.domain.points import Point, PointId, tag
 from qdrant_model_migration.domain.verification import Difference, Expectation, Kind, Tally
 from qdrant_model_migration.errors import MigrationError
 from qdrant_model_migration.operations.context import now
@@ -22,6 +22,9 @@ from qdrant_model_migration.results import Lag, Repaired
 SETTLE_S = 1.0
 """Between the two looks while an app writes."""
 CONCURRENT_WRITES = 8
+
+StillDue = Callable[[Sequence[Difference]], Awaitable[set[PointId]]]
+"""Which of the differences may still be written; for a target that serves already."""
 
 
 async def catch_up_pass(work: Work, *, checks_embedded: bool = False) -> tuple[Lag, Repaired]:
@@ -60,11 +63,14 @@ async def settle(work: Work, expected: Expectation, found: Sequence[Difference],
     repaired.extra += len(extra)
 
 
-async def insert_missing(work: Work, found: Sequence[Difference]) -> None:
+async def insert_missing(work: Work, found: Sequence[Difference], still_due: StillDue | None = None) -> None:
     sources = [d.source for d in found if d.source is not None]
     if not sources:
         return
     made = await make_points(work, sources, is_stopping=lambda: False)
+    if still_due is not None:
+        due = await still_due(found)
+        made.points = [p for p in made.points if p.id in due]
     await insert_points(work, made.points)
     await account(work, made.failed)
     await work.ledger.remove_failed(work.id, [tag(p.id) for p in made.points if work.embed_field in p.vectors])
@@ -80,8 +86,11 @@ async def _remove_if_deleted(work: Work, written: Sequence[Point]) -> None:
             await work.target.points.delete_if(work.migration.target.collection, point.id, observed=point.payload)
 
 
-async def rewrite(work: Work, found: Sequence[Difference]) -> None:
-    """Write the source's payload over the target's, keeping a vector whose text did not change."""
+async def rewrite(work: Work, found: Sequence[Difference], still_due: StillDue | None = None) -> None:
+    """Write the source's payload over the target's, keeping a vector whose text did not change.
+
+    `still_due` is asked after the embedding, right before the writes; the guards then cover the whole payload.
+    """
     if not found:
         return
     held = await work.target.points.retrieve(work.migration.target.collection, [d.id for d in found], vectors=[work.embed_field])
@@ -102,6 +111,7 @@ async def rewrite(work: Work, found: Sequence[Difference]) -> None:
     await account(work, made.failed)
     ready = {**keep, **{tag(p.id): p for p in made.points}}
     await work.ledger.remove_failed(work.id, [tag(p.id) for p in made.points if work.embed_field in p.vectors])
+    due = await still_due(found) if still_due is not None else {d.id for d in found}
     failures: list[MigrationError] = []
     gate = anyio.CapacityLimiter(CONCURRENT_WRITES)
 
@@ -109,7 +119,9 @@ async def rewrite(work: Work, found: Sequence[Difference]) -> None:
         async with gate:
             try:
                 work.check()
-                operation = await work.target.points.replace(work.migration.target.collection, point, observed=observed.payload)
+                operation = await work.target.points.replace(
+                    work.migration.target.collection, point, observed=observed.payload, whole=still_due is not None
+                )
                 work.note_written([point.id], operation)
             except MigrationError as error:
                 failures.append(error)
@@ -117,13 +129,13 @@ async def rewrite(work: Work, found: Sequence[Difference]) -> None:
     async with anyio.create_task_group() as group:
         for difference in found:
             point = ready.get(tag(difference.id))
-            if point is not None and difference.target is not None:
+            if point is not None and difference.target is not None and difference.id in due:
                 group.start_soon(write, point, difference.target)
     if failures:
         raise failures[0]
     await _remove_if_deleted(work, list(ready.values()))
     for difference in found:
-        if difference.target is not None and tag(difference.id) not in ready:
+        if difference.target is not None and tag(difference.id) not in ready and difference.id in due:
             # It lost its text, and the policy is to skip such points.
             work.check()
             await work.target.points.delete_if(work.migration.target.collection, difference.id, observed=difference.target.payload)

@@ -9,7 +9,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from qdrant_model_migration.domain.app_changes import app_changes
-from qdrant_model_migration.domain.collection import Collection, VectorField, config_differences, fields_of
+from qdrant_model_migration.domain.collection import METADATA_KEY, Collection, VectorField, config_differences, fields_of
 from qdrant_model_migration.domain.migration import Endpoint, EventRecord, Gate, Migration, Phase
 from qdrant_model_migration.domain.observations import IMPLEMENTED, STRATEGIES
 from qdrant_model_migration.domain.target import name_problem, plan_target, target_name
@@ -77,6 +77,10 @@ async def create_target(context: OperationContext, request: Request, *, dry_run:
     replaced = source.field_to_replace(request.vector)
     text = await _text_source(gateway, source, request.text_field)
     embedder = await context.model(request.model or "")
+    if request.on_long_text == "stop" and await embedder.count_tokens(["text"]) is None:
+        raise Unsupported(
+            f"{NOTHING}: the tokens of {embedder.spec.name!r} cannot be counted here, so on_long_text='stop' could not be kept. Leave it out."
+        )
     match = await _match(context, gateway, source, replaced, text, request.current_model)
     migration = known or await _plan(context, gateway, source, replaced, text, embedder, match, request, migrations)
     if dry_run:
@@ -248,22 +252,41 @@ async def _plan(
 
 
 async def _create(gateway: Gateway, ledger: Ledger, migration: Migration, source: Collection) -> list[ConfigDifference]:
-    """Create the target with its indexes and read it back. A target that could not be finished is removed again."""
+    """Create the target with its indexes and read it back. A target of ours that could not be finished is removed again.
+
+    Raises:
+        AlreadyExists: somebody else took the name; theirs is left alone.
+    """
     target = migration.target.collection
+    is_ours = False
     try:
         try:
             await gateway.create_collection(target, migration.create)
+            is_ours = True
         except AlreadyExists:
-            # Ours from before a crash, or somebody else's: an empty collection with our metadata, or our exact vectors, is taken up.
-            found = await gateway.describe(target)
-            if found.points or {(f.name, f.size) for f in found.fields} != {(f.name, f.size) for f in fields_of(migration.create)}:
+            # Ours from before a crash or a lost answer, or somebody else's.
+            if not await _is_ours(gateway, migration):
                 raise
         for field, index in migration.indexes.items():
             await gateway.create_payload_index(target, field, index)
         return config_differences(source, await gateway.describe(target), {**migration.intended, **LOADING})
     except MigrationError as error:
-        if not isinstance(error, AlreadyExists):
+        if is_ours:
             await gateway.delete_collection(target)
-        reason = str(error)
-        await ledger.change(migration.id, lambda m: m.model_copy(update={"phase": Phase.ABANDONED, "error": reason, "intent": None}))
-        raise type(error)(f"The target was not created and nothing is left of it: {error}") from None
+        reason, left = str(error), "nothing is left of it" if is_ours else "nothing was removed"
+
+        def abandoned(m: Migration) -> Migration:
+            # Another call with the same arguments may have been faster, and its backfill may run already.
+            return m.model_copy(update={"phase": Phase.ABANDONED, "error": reason, "intent": None}) if m.phase is Phase.PLANNED else m
+
+        await ledger.change(migration.id, abandoned)
+        raise type(error)(f"The target was not created and {left}: {error}") from None
+
+
+async def _is_ours(gateway: Gateway, migration: Migration) -> bool:
+    """Whether the collection of the target's name is the one this migration created: by its metadata, on old servers by being just so and empty."""
+    found = await gateway.describe(migration.target.collection)
+    mark = found.metadata.get(METADATA_KEY)
+    if isinstance(mark, dict) or (await gateway.facts()).can("collection_metadata"):
+        return isinstance(mark, dict) and mark.get("migration_id") == migration.id
+    return not found.points and {(f.name, f.size) for f in found.fields} == {(f.name, f.size) for f in fields_of(migration.create)}

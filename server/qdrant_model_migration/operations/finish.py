@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from typing import Literal
 
 import anyio
 
+from qdrant_model_migration.domain.collection import METADATA_KEY
 from qdrant_model_migration.domain.migration import Migration, Phase
 from qdrant_model_migration.errors import Refused
 from qdrant_model_migration.operations.context import OperationContext
 from qdrant_model_migration.operations.plans import issue_plan, redeem
-from qdrant_model_migration.operations.sweep import has_numbers, sweep
+from qdrant_model_migration.operations.sweep import has_numbers, mark_quiet, sweep
 from qdrant_model_migration.operations.work import Work
 from qdrant_model_migration.qdrant.gateway import Gateway
 from qdrant_model_migration.qdrant.ledger import Ledger
-from qdrant_model_migration.results import FinishOutcome, FinishPlan, WriteGap
+from qdrant_model_migration.results import FinishOutcome, FinishPlan
 
 Action = Literal["keep_old", "delete_old", "discard_new"]
 WATCH_S = 2.0
@@ -33,6 +35,14 @@ async def _facts(gateway: Gateway, ledger: Ledger, migration: Migration, action:
     source, target = migration.source.collection, migration.target.collection
     doomed = {"keep_old": None, "delete_old": source, "discard_new": target}[action]
     collections = await gateway.collections()
+    if action == "discard_new" and target in collections and not await _is_ours(gateway, migration):
+        # Planned, never created by us: somebody else has the name now.
+        doomed = None
+    for other in await ledger.migrations() if doomed is not None else []:
+        if other.id != migration.id and other.is_open and doomed in (other.source.collection, other.target.collection):
+            raise Refused(
+                f"Nothing was deleted: {doomed!r} belongs to the open migration {other.id} as well. Finish or discard that one first."
+            )
     aliases = await gateway.aliases()
     counts = {name: await gateway.points.count(name) for name in (source, target) if name in collections}
     pointing = sorted(alias for alias, collection in aliases.items() if collection == doomed)
@@ -63,6 +73,14 @@ async def _facts(gateway: Gateway, ledger: Ledger, migration: Migration, action:
             f"{source!r} has several shards: writes that reached it after the swap cannot be told from older ones and would be deleted with it."
         )
     return FinishPlan(code="", action=action, deletes=deletes, keeps=keeps, counts=counts, warnings=warnings, undo=undo, expires_at="")
+
+
+async def _is_ours(gateway: Gateway, migration: Migration) -> bool:
+    """Whether the target is the collection that this migration created."""
+    if migration.phase is not Phase.PLANNED:
+        return True
+    mark = (await gateway.describe(migration.target.collection)).metadata.get(METADATA_KEY)
+    return isinstance(mark, dict) and mark.get("migration_id") == migration.id
 
 
 def _digest(plan: FinishPlan, migration: Migration, *, snapshot_first: bool) -> str:
@@ -105,17 +123,25 @@ async def finish(work: Work, *, action: Action, snapshot_first: bool, code: str)
     if code in migration.outcomes:
         return FinishOutcome.model_validate(migration.outcomes[code])
     intent = f"finishing by {code}"
-    if migration.intent != intent:
+    is_resumed = migration.intent == intent
+    if is_resumed:
+        await _give_up_if_expired(work, code)
+    else:
         void = await why_void(work.context, migration, action, snapshot_first=snapshot_first, code=code)
         if void is not None:
             raise Refused(f"Nothing was changed: {void}.")
-    if migration.phase in (Phase.CUT_OVER, Phase.FINISHED) and await work.source.exists(migration.source.collection):
+    if (
+        migration.phase in (Phase.CUT_OVER, Phase.FINISHED)
+        and migration.cutover is not None
+        and await work.source.exists(migration.source.collection)
+    ):
         await _carry_over_late_writes(work, refuses=action == "delete_old")
-    is_resumed = migration.intent == intent
     await work.change(lambda m: m.model_copy(update={"intent": intent}))
     await work.ledger.use_plan(work.id, code)
     plan = await _facts(work.target, work.ledger, migration, action, snapshot_first=snapshot_first)
     doomed = {"keep_old": None, "delete_old": migration.source.collection, "discard_new": migration.target.collection}[action]
+    if not plan.deletes and not is_resumed:
+        doomed = None
     snapshot: str | None = None
     deleted: list[str] = []
     if doomed is not None and is_resumed and not await work.target.exists(doomed):
@@ -127,6 +153,9 @@ async def finish(work: Work, *, action: Action, snapshot_first: bool, code: str)
             snapshot = await work.target.snapshot(doomed)
             if snapshot is not None:
                 await work.record("snapshot", snapshot)
+        if action == "delete_old":
+            # A snapshot may take hours; what was written meanwhile is not in it.
+            await _refuse_if_written(work)
         work.check()
         await work.target.delete_collection(doomed)
         deleted.append(doomed)
@@ -149,25 +178,58 @@ async def _carry_over_late_writes(work: Work, *, refuses: bool) -> None:
     if work.source.connection.is_embedded or not has_numbers(work.source_collection, target):
         # Nothing tells a late write from a newer one there; the plan said so, and its count of the source was checked.
         return
-    before, gap = await work.source.points.watermark(name), WriteGap()
-    if work.migration.phase is Phase.CUT_OVER:
-        gap, _ = await sweep(work, carries_deletes=False)
-        await work.record("swept", f"carried over {gap.carried_over}, superseded {gap.superseded}, unresolved {gap.unresolved}")
+    seen = work.migration.cutover.source_seen if work.migration.cutover else None
+    before = await work.source.points.watermark(name)
+    since = before - seen - 1 if before is not None and seen is not None else 0
+    gap, _ = await sweep(work, carries_deletes=False)
+    await work.record("swept", f"carried over {gap.carried_over}, superseded {gap.superseded}, unresolved {gap.unresolved}")
+    if refuses:
+        await anyio.sleep(WATCH_S)
+    after = await mark_quiet(work)
     if not refuses:
         return
-    await anyio.sleep(WATCH_S)
-    after = await work.source.points.watermark(name)
     if before is not None and after is not None and after > before + 1:
         raise Refused(
             f"Nothing was deleted: {name!r} still changes ({after - before - 1} operations just now). Find the writer that was not moved."
         )
-    if gap.carried_over:
+    if gap.carried_over or since > 0:
         raise Refused(
-            f"Nothing was deleted: {gap.carried_over} late writes to {name!r} were just carried over, so somebody wrote to it since the swap. "
-            "Find that writer; then call again."
+            f"Nothing was deleted: {name!r} got {max(since, gap.carried_over)} operations since it was last looked at, and {gap.carried_over} late "
+            "writes were just carried over. Somebody still writes to it: find that writer; then call again."
         )
     if gap.unresolved:
         raise Refused(
             f"Nothing was deleted: {gap.unresolved} points differ between the collections and it cannot be told which side is newer, for example "
             f"{', '.join(gap.unresolved_samples[:3])}. Look at them, or keep the old collection with action='keep_old'."
         )
+
+
+async def _refuse_if_written(work: Work) -> None:
+    """A last look before the deletion.
+
+    Raises:
+        Refused: the source got a write since the look before.
+    """
+    cutover = work.migration.cutover
+    if cutover is None or cutover.source_seen is None or not has_numbers(work.source_collection):
+        return
+    seen = cutover.source_seen
+    now = await mark_quiet(work)
+    if now is not None and now > seen + 1:
+        await work.change(lambda m: m.model_copy(update={"intent": None}))
+        raise Refused(
+            f"Nothing was deleted: {work.migration.source.collection!r} got {now - seen - 1} operations while its snapshot was made. Find the writer; "
+            "then call again. The snapshot is kept."
+        )
+
+
+async def _give_up_if_expired(work: Work, code: str) -> None:
+    """A deletion that died half-way is completed while its plan is good; later a person looks again.
+
+    Raises:
+        Refused: the plan expired.
+    """
+    plan = await work.ledger.plan(work.id, code)
+    if plan is None or time.time() > plan.expires_at:
+        await work.change(lambda m: m.model_copy(update={"intent": None}))
+        raise Refused("This was interrupted, and its plan expired since. Call finish_migration again for a new plan.")

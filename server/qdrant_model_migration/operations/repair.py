@@ -52,13 +52,17 @@ async def _embed_wrong_again(work: Work) -> int:
     work.progress.stage = "embedding every text again, because sampled vectors were not the stated model's"
     name, fields = work.migration.target.collection, [*work.copied.values(), work.embed_field]
     embedder = await work.embedder()
+    held = (await work.target.describe(name)).field(work.embed_field)
+    datatype = held.datatype if held else "float32"
     rewritten = read = 0
     offset: PointId | None = None
     while True:
         page, offset = await work.target.points.scroll(name, offset=offset, limit=work.page, vectors=fields)
         checked = [(p, text) for p in page if (text := work.text.extract(p.payload)) and p.vectors.get(work.embed_field) is not None]
         if checked:
-            result = await agreement(embedder, [t for _, t in checked], [p.vectors[work.embed_field] for p, _ in checked])
+            result = await agreement(
+                embedder, [t for _, t in checked], [p.vectors[work.embed_field] for p, _ in checked], datatype=datatype
+            )
             wrong = [checked[i][0] for i in result.wrong]
             sources = await work.source.points.retrieve(work.migration.source.collection, [p.id for p in wrong], vectors=list(work.copied))
             found = [

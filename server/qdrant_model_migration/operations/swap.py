@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Literal
 
-from qdrant_model_migration.domain.catch_up import has_converged
+from qdrant_model_migration.domain.catch_up import is_caught_up
 from qdrant_model_migration.domain.cutover import (
     SwapFacts,
     breaks_of,
@@ -20,13 +20,13 @@ from qdrant_model_migration.domain.cutover import (
 from qdrant_model_migration.domain.migration import Cutover, Migration, Moved
 from qdrant_model_migration.domain.points import tag
 from qdrant_model_migration.domain.verification import Tally
-from qdrant_model_migration.errors import ConnectionFailed, Interrupted, LeaseLost, MigrationError, Refused
+from qdrant_model_migration.errors import ConnectionFailed, Interrupted, LeaseLost, MigrationError, Refused, TransientEmbedding
 from qdrant_model_migration.operations.catch_up import catch_up_pass
 from qdrant_model_migration.operations.context import OperationContext, now
 from qdrant_model_migration.operations.diff import differences, expectation
 from qdrant_model_migration.operations.plans import issue_plan, redeem
 from qdrant_model_migration.operations.speed import check_speed
-from qdrant_model_migration.operations.sweep import sweep_until_quiet
+from qdrant_model_migration.operations.sweep import has_numbers, sweep_until_quiet
 from qdrant_model_migration.operations.work import Work
 from qdrant_model_migration.qdrant.gateway import Gateway
 from qdrant_model_migration.qdrant.ledger import Ledger
@@ -36,8 +36,10 @@ Direction = Literal["forward", "back"]
 MOST_PASSES = 8
 
 
-async def swap_facts(gateway: Gateway, migration: Migration, direction: Direction, alias: str | None) -> SwapFacts:
-    """What the plan rests on, as it is now.
+async def swap_facts(
+    gateway: Gateway, migration: Migration, direction: Direction, alias: str | None, *, checks_age: bool = True
+) -> SwapFacts:
+    """What the plan rests on, as it is now. The age of the verification is judged when a plan is made or begun, not at its end.
 
     Raises:
         Refused: a gate does not hold.
@@ -45,24 +47,27 @@ async def swap_facts(gateway: Gateway, migration: Migration, direction: Directio
     aliases = await gateway.aliases()
     left: tuple[str, ...]
     if direction == "forward":
-        check_gates(migration, datetime.now(UTC))
+        check_gates(migration, datetime.now(UTC) if checks_age else None)
         moves, left = moves_forward(migration, aliases, alias)
         source = await gateway.describe(migration.source.collection)
         old = source.field(migration.embed.source_field or "")
-        breaks = breaks_of(migration, moves, old.size if old else None)
+        breaks = breaks_of(migration, moves, old.size if old else None, is_numbered=has_numbers(source))
         undo = f"swap_alias with direction='back' points {named(moves)} to {migration.source.collection!r} again."
         overrides = overrides_of(migration)
     else:
         migration.check_allows("swap_alias:back")
         moves, left = moves_back(migration, aliases), ()
         names = named(moves)
+        target = migration.target.collection
         breaks = (
             f"From that moment queries through {names} must be embedded with the old model ({migration.current_model or 'not stated'}) again.",
-            f"What was written to {migration.target.collection!r} since {migration.cutover.at if migration.cutover else 'the swap'} is not in "
-            f"{migration.source.collection!r}: this version carries nothing back. It stays in {migration.target.collection!r} "
-            "until start_backfill makes that equal to the source again, which removes it.",
+            f"What was written to {target!r} since {migration.cutover.at if migration.cutover else 'the swap'} is not in "
+            f"{migration.source.collection!r}: this version carries nothing back. It stays in {target!r} only.",
         )
-        undo = "start_backfill makes the target equal to the source again, and a new swap moves forward again."
+        undo = (
+            f"When nothing was written to {target!r} since the swap, start_backfill brings it up to date and a new swap moves forward again; else it "
+            "is refused, so that those writes are not lost."
+        )
         overrides = ()
     return SwapFacts(
         migration_id=migration.id,
@@ -102,14 +107,16 @@ def _question(facts: SwapFacts) -> str:
     return f"{moves}. {' '.join(facts.breaks[:2])}{accepts}"
 
 
-async def why_void(context: OperationContext, migration: Migration, direction: Direction, alias: str | None, code: str) -> str | None:
+async def why_void(
+    context: OperationContext, migration: Migration, direction: Direction, alias: str | None, code: str, *, checks_age: bool = True
+) -> str | None:
     """Why the code cannot be carried out now, or None.
 
     Raises:
         Refused: it was never issued, or a gate does not hold.
     """
     gateway, ledger = await context.gateway(migration.target.connection), await context.ledger(migration.target.connection)
-    facts = await swap_facts(gateway, migration, direction, alias)
+    facts = await swap_facts(gateway, migration, direction, alias, checks_age=checks_age)
     return await redeem(ledger, migration.id, code, "swap", facts.digest(with_counts=migration.writes == "frozen"))
 
 
@@ -123,7 +130,7 @@ async def swap(work: Work, *, direction: Direction, alias: str | None, code: str
     if code in work.migration.outcomes:
         return SwapOutcome.model_validate(work.migration.outcomes[code])
     if work.migration.intent == "sweeping" and direction == "forward":
-        return await _swept(work, code)
+        return await _swept(work, code, carries_deletes=False)
     moves = await _interrupted(work, direction) if work.migration.intent == "swapping" else None
     moves = moves or await _prepared(work, direction, alias, code)
     await _move(work, moves)
@@ -133,9 +140,11 @@ async def swap(work: Work, *, direction: Direction, alias: str | None, code: str
     if direction == "forward":
         await work.change(lambda m: m.model_copy(update={"phase": m.after("swapped"), "intent": "sweeping"}))
         await work.record("swapped", moved)
-        return await _swept(work, code)
+        return await _swept(work, code, carries_deletes=True)
     outcome = SwapOutcome(alias=moves[0].alias, previous=moves[0].previous, current=moves[0].current)
-    await work.change(lambda m: _settled(m, code, outcome).model_copy(update={"phase": m.after("rolled_back")}))
+    # What the swap forward answered is no longer so.
+    update = {"outcomes": {code: outcome.model_dump(mode="json")}, "intent": None}
+    await work.change(lambda m: m.model_copy(update={**update, "phase": m.after("rolled_back")}))
     await work.record("rolled_back", moved)
     return outcome
 
@@ -144,13 +153,22 @@ def _settled(migration: Migration, code: str, outcome: SwapOutcome) -> Migration
     return migration.model_copy(update={"intent": None, "outcomes": {**migration.outcomes, code: outcome.model_dump(mode="json")}})
 
 
-async def _swept(work: Work, code: str) -> SwapOutcome:
-    """Carry over what the source got late, then apply what would have hindered that; the readers have moved already."""
+async def _swept(work: Work, code: str, *, carries_deletes: bool) -> SwapOutcome:
+    """Carry over what the source got late, then apply what would have hindered that; the readers have moved already.
+
+    A sweep that is taken up later carries no deletes: somebody may have cleared the old collection since.
+    """
     cutover = work.migration.cutover
     assert cutover is not None
     gap, notes = WriteGap(), list[str]()
     if not work.source.connection.is_embedded:
-        gap, notes = await sweep_until_quiet(work)
+        try:
+            gap, notes = await sweep_until_quiet(work, carries_deletes=carries_deletes)
+        except (LeaseLost, ConnectionFailed, Interrupted, TransientEmbedding):
+            raise
+        except MigrationError as error:
+            # The aliases have moved; that must not be told as a failure.
+            notes = [f"The aliases moved, but late writes were not all carried over: {error} finish_migration looks at them again."]
         await work.record("swept", f"carried over {gap.carried_over}, superseded {gap.superseded}, unresolved {gap.unresolved}")
     work.check()
     if work.migration.on_cutover:
@@ -171,10 +189,10 @@ async def _prepared(work: Work, direction: Direction, alias: str | None, code: s
         await check_speed(work)
         mark = await _close_the_lag(work)
         # Closing the lag takes a while; the plan must still fit the facts at the moment of the move.
-        void = await why_void(work.context, work.migration, direction, alias, code)
+        void = await why_void(work.context, work.migration, direction, alias, code, checks_age=False)
         if void is not None:
             raise Refused(f"Nothing was changed: {void}.")
-    facts = await swap_facts(work.target, work.migration, direction, alias)
+    facts = await swap_facts(work.target, work.migration, direction, alias, checks_age=False)
     target_mark = await work.target.points.watermark(work.migration.target.collection)
     written, work.written = work.written or {}, None
     seen = await work.source.points.watermark(work.migration.source.collection) or 0
@@ -224,12 +242,14 @@ async def _close_the_lag(work: Work) -> int | None:
         verified = work.migration.verification
         assert verified is not None
         if counts != [verified.source_points, verified.target_points]:
+            await work.change(lambda m: m.model_copy(update={"phase": m.after("found_incomplete")}))
             raise Refused(
                 f"Cannot swap: writes were said to be frozen, but the source has {counts[0]:,} points and the target {counts[1]:,}, and at the "
-                f"verification they had {verified.source_points:,} and {verified.target_points:,}. Call start_backfill, wait until it is "
-                "backfilled, and verify again."
+                f"verification they had {verified.source_points:,} and {verified.target_points:,}. Call "
+                f"repair_target(migration_id={work.id!r}), then verify_target."
             )
-        if mark is not None and verified.source_operation is not None and mark > verified.source_operation + 1:
+        is_untouched = mark is not None and verified.source_operation is not None and mark <= verified.source_operation + 1
+        if not (is_untouched and has_numbers(work.source_collection)):
             await _refuse_if_changed(work)
         return mark
     work.progress.stage = "closing the lag"
@@ -239,7 +259,7 @@ async def _close_the_lag(work: Work) -> int | None:
         work.written = {}
         lag, _ = await catch_up_pass(work)
         found.append(lag.missing + lag.extra + lag.changed)
-        if has_converged(found, work.source_collection.points, is_frozen=False):
+        if is_caught_up(found, work.source_collection.points):
             return mark
     raise Refused(
         f"Cannot swap: the lag does not shrink; the last passes found {', '.join(map(str, found))} differences. Slow the writers down, or use "
@@ -255,6 +275,7 @@ async def _refuse_if_changed(work: Work) -> None:
         pass
     changed = sum(tally.differences.values())
     if changed:
+        await work.change(lambda m: m.model_copy(update={"phase": m.after("found_incomplete")}))
         raise Refused(
             f"Cannot swap: writes were said to be frozen, but {changed} points of the source changed since the verification. Find the writer; then "
             f"call repair_target(migration_id={work.id!r}) and verify_target."

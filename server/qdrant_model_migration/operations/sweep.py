@@ -6,6 +6,7 @@ the swap, and wins. With several shards the numbers do not compare, and what dif
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import anyio
@@ -27,7 +28,7 @@ MOST_CARRIED = 5_000
 """Points of which it is remembered that this tool wrote them; the record of the migration holds them."""
 
 
-async def sweep_until_quiet(work: Work) -> tuple[WriteGap, list[str]]:
+async def sweep_until_quiet(work: Work, *, carries_deletes: bool) -> tuple[WriteGap, list[str]]:
     """Sweeps, until one finds nothing to carry over and the source got no write meanwhile, or enough of them."""
     name = work.migration.source.collection
     carried_over = 0
@@ -36,8 +37,8 @@ async def sweep_until_quiet(work: Work) -> tuple[WriteGap, list[str]]:
         if number:
             await anyio.sleep(PAUSE_S)
         before = await work.source.points.watermark(name)
-        gap, notes = await sweep(work, carries_deletes=True)
-        after = await work.source.points.watermark(name)
+        gap, notes = await sweep(work, carries_deletes=carries_deletes)
+        after = await mark_quiet(work)
         is_quiet = before is None or after is None or after <= before + 1
         is_over = gap.carried_over == 0 and is_quiet
         gap.carried_over = carried_over = carried_over + gap.carried_over
@@ -74,6 +75,51 @@ async def sweep(work: Work, *, carries_deletes: bool) -> tuple[WriteGap, list[st
             pending = []
     await _decide(work, pending, gap, target, is_numbered=is_numbered, carries_deletes=carries_deletes)
     return gap, notes
+
+
+async def mark_quiet(work: Work) -> int | None:
+    """Take the source's mark and record it: nothing with a higher number has been looked at yet."""
+    mark = await work.source.points.watermark(work.migration.source.collection)
+
+    def keep(migration: Migration) -> Migration:
+        assert migration.cutover is not None
+        return migration.model_copy(update={"cutover": migration.cutover.model_copy(update={"source_seen": mark})})
+
+    await work.change(keep)
+    return mark
+
+
+async def written_since(work: Work) -> list[str]:
+    """Points that an app wrote to, or deleted from, the target since the swap; with several shards every point that differs.
+
+    A target that served and was left by a rollback holds them; a backfill would take them for what is to be put right.
+    """
+    cutover = work.migration.cutover
+    if cutover is None:
+        return []
+    target = await work.target.describe(work.migration.target.collection)
+    is_numbered = has_numbers(work.source_collection, target) and cutover.target_watermark is not None
+    found: list[str] = []
+    pending: list[Difference] = []
+
+    async def look() -> None:
+        ids = [d.id for d in pending]
+        sources = await _versions(work.source, work.source_collection, ids) if is_numbered else {}
+        targets = await _versions(work.target, target, ids) if is_numbered else {}
+        for difference in pending:
+            ours = cutover.carried.get(tag(difference.id))
+            fate = fate_of(difference.kind, sources.get(difference.id), targets.get(difference.id), cutover, ours)
+            if fate != "carry" or not is_numbered:
+                found.append(f"{tag(difference.id)} ({difference.why})")
+        pending.clear()
+
+    async for difference in differences(work, await expectation(work, checks_embedded=False), Tally()):
+        pending.append(difference)
+        if len(pending) >= PAGE:
+            await look()
+    if pending:
+        await look()
+    return found
 
 
 async def _remember(work: Work, sources: dict[PointId, int]) -> None:
@@ -119,11 +165,19 @@ async def _decide(
             gap.unresolved += 1
             if len(gap.unresolved_samples) < SAMPLES:
                 gap.unresolved_samples.append(f"{tag(difference.id)} ({difference.why})")
+
+    async def still_due(wanted: Sequence[Difference]) -> set[PointId]:
+        # Embedding takes a while, and the target serves: what was written through the alias meanwhile wins.
+        now = await _versions(work.target, target, [d.id for d in wanted]) if is_numbered else {}
+        return {d.id for d in wanted if now.get(d.id) == targets.get(d.id)}
+
     work.written = {}
     try:
-        await insert_missing(work, [d for d in carried if d.kind is Kind.MISSING])
-        await rewrite(work, [d for d in carried if d.kind is Kind.CHANGED])
-        await delete_extra(work, [d for d in carried if d.kind is Kind.EXTRA])
+        await insert_missing(work, [d for d in carried if d.kind is Kind.MISSING], still_due)
+        await rewrite(work, [d for d in carried if d.kind is Kind.CHANGED], still_due)
+        extra = [d for d in carried if d.kind is Kind.EXTRA]
+        due = await still_due(extra)
+        await delete_extra(work, [d for d in extra if d.id in due])
     finally:
         # What was written is remembered whatever happened to the rest.
         await _remember(work, sources)

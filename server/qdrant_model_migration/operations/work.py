@@ -94,7 +94,7 @@ class Work:
 
 
 async def open_work(context: OperationContext, migration: Migration, check: Callable[[], None], epoch: int = 0) -> Work:
-    """Both sides of a migration; a source that is gone already is described by its target."""
+    """Both sides of a migration; a source that is gone already is described as empty."""
     source = await context.gateway(migration.source.connection)
     target = await context.gateway(migration.target.connection)
     ledger = await context.ledger(migration.target.connection)
@@ -107,7 +107,7 @@ async def open_work(context: OperationContext, migration: Migration, check: Call
         ledger=ledger,
         source_collection=await source.describe(migration.source.collection)
         if has_source
-        else await target.describe(migration.target.collection),
+        else Collection(name=migration.source.collection, points=0, fields=(), config={}),
         check=check,
         epoch=epoch,
         pace=await ledger.pace(migration.id),

@@ -11,6 +11,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 import anyio
@@ -36,6 +37,8 @@ from qdrant_model_migration.qdrant.translate import never, struct
 R = TypeVar("R", bound=BaseModel)
 NAMESPACE = uuid.UUID("6f1c1c52-8c0e-4b3c-9a53-6d0f6a1b7a10")
 PAGE = 256
+STALE_S = 600.0
+"""An outcome that nobody fetched for so long is not given out as fresh."""
 NONCES = 16
 
 
@@ -152,7 +155,8 @@ class Ledger:
         """Record an operation, or give back the one recorded under the key whose outcome nobody was given yet."""
 
         def renew(found: Operation) -> Operation:
-            return operation if found.state in ("done", "failed") and found.is_delivered else found
+            is_over = found.state in ("done", "failed")
+            return operation if is_over and (found.is_delivered or _age_s(found.finished_at) > STALE_S) else found
 
         if await self._insert("operation", migration_id, operation.key, operation):
             return operation
@@ -291,3 +295,7 @@ class Ledger:
                 return after
             await anyio.sleep(0.02 * (attempt + 1))
         raise Contended(f"The ledger's {kind} of {migration_id} is being written by others; try again.")
+
+
+def _age_s(at: str | None) -> float:
+    return (datetime.now(UTC) - datetime.fromisoformat(at)).total_seconds() if at else 0.0

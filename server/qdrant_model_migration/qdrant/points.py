@@ -14,6 +14,8 @@ from qdrant_model_migration.errors import RequestRejected
 from qdrant_model_migration.qdrant import translate
 from qdrant_model_migration.qdrant.client import Caller
 
+COUNT_PAGE = 100
+"""Small enough for any strict mode that allows searches at all."""
 VERSION_PAGE = 500
 
 
@@ -72,8 +74,16 @@ class Points:
         return set(await self.retrieve(collection, ids, payload=False))
 
     async def count(self, collection: str) -> int:
-        """Exact number of points."""
-        return (await self._call(lambda: self._call.rest.count(collection, exact=True))).count
+        """Exact number of points; counted by their ids where strict mode forbids exact counts."""
+        try:
+            return (await self._call(lambda: self._call.rest.count(collection, exact=True))).count
+        except RequestRejected:
+            total, offset = 0, None
+            while True:
+                page, offset = await self.ids(collection, offset=offset, limit=COUNT_PAGE)
+                total += len(page)
+                if offset is None:
+                    return total
 
     async def sample(self, collection: str, size: int, *, vectors: Sequence[str] = ()) -> list[Point]:
         """Points drawn at random by the server, with payloads."""
@@ -152,8 +162,8 @@ class Points:
         client = self._client_for(points)
         await self._call(lambda: client.upsert(collection, structs, wait=True))
 
-    async def replace(self, collection: str, point: Point, *, observed: Payload) -> int | None:
-        """Overwrite one existing point unless its payload is no longer as observed, as far as a filter can tell.
+    async def replace(self, collection: str, point: Point, *, observed: Payload, whole: bool = False) -> int | None:
+        """Overwrite one existing point unless what is replaced (`whole`: anything) is no longer as observed, as far as a filter can tell.
 
         Returns the number of the operation: the point's own version when it was written.
         """
@@ -165,7 +175,7 @@ class Points:
             return (await self._call(lambda: client.upsert(collection, [struct], wait=True, update_filter=guard))).operation_id
 
         try:
-            return await write(translate.still_holds(point.id, observed, point.payload))
+            return await write(translate.still_holds(point.id, observed, point.payload, whole=whole))
         except RequestRejected:
             # Strict mode refuses its conditions: no index, or too many.
             return await write(None) if await self._is_as(collection, point.id, observed) else None

@@ -95,8 +95,8 @@ def never() -> models.Filter:
     return models.Filter(must=[condition], must_not=[condition])
 
 
-def still_holds(point_id: PointId, observed: Payload, wanted: Payload) -> models.Filter:
-    """Passed by this point while the differing values are as observed, as far as a filter can say so.
+def still_holds(point_id: PointId, observed: Payload, wanted: Payload, *, whole: bool = False) -> models.Filter:
+    """Passed by this point while the differing values are as observed, as far as a filter can say so; with `whole` all values.
 
     A UUID is not among the conditions: 1.17.0 writes such a condition to its log, cannot read it again after a crash, and does not
     start any more. The filter of an upsert applies to the upsert's own point anyhow.
@@ -108,7 +108,7 @@ def still_holds(point_id: PointId, observed: Payload, wanted: Payload) -> models
             continue
         path = f'"{key}"'
         seen = observed.get(key)
-        if key in observed and key in wanted and seen == wanted[key] and type(seen) is type(wanted[key]):
+        if not whole and key in observed and key in wanted and seen == wanted[key] and type(seen) is type(wanted[key]):
             continue
         if key not in observed:
             must.append(models.IsEmptyCondition(is_empty=models.PayloadField(key=path)))

@@ -81,6 +81,8 @@ def verified(app: App, migration: Migration, found: Verification) -> VerifyResul
     """The answer for a finished verification."""
     source, target = migration.source.collection, migration.target.collection
     me = {"migration_id": migration.id}
+    warnings: list[str] = []
+    step: NextStep | None
     if found.is_complete:
         share = f", at most {found.provenance.upper_bound:.2%} of the others could be wrong" if found.provenance.upper_bound else ""
         summary = (
@@ -93,12 +95,19 @@ def verified(app: App, migration: Migration, found: Verification) -> VerifyResul
             if is_comparable
             else NextStep(tool="swap_alias", arguments=me, why="see the plan of the cutover; it changes nothing yet")
         )
+    elif not (found.missing or found.extra or found.changed or found.bad_vectors or found.provenance.wrong) and found.is_index_ready:
+        paths = ", ".join(d.path for d in found.config_diff if not d.is_intended)
+        summary = f"Not complete: {'; '.join(found.problems)}. Every point is right."
+        warnings.append(
+            f"The source's configuration was changed since the target was created, and repair_target changes no configuration: make these settings equal by "
+            f"hand, then verify again: {paths}."
+        )
+        step = None
     else:
         summary = f"Not complete: {'; '.join(found.problems)}."
         step = NextStep(tool="repair_target", arguments=me, why="put right what was found")
         if found.problems == ["the index is still being built"]:
             step = NextStep(tool="verify_target", arguments=me, why="look again when the index is built")
-    warnings = []
     if found.accounted:
         warnings.append(
             f"{found.accounted} points have no vector of the new model, by the stated policy or because they could not be embedded."

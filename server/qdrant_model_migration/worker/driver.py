@@ -11,14 +11,15 @@ import anyio
 from qdrant_model_migration.domain.catch_up import has_converged
 from qdrant_model_migration.domain.migration import Phase
 from qdrant_model_migration.domain.pacing import eta_seconds
-from qdrant_model_migration.errors import ConnectionFailed, Interrupted, LeaseLost, MigrationError, TransientEmbedding
+from qdrant_model_migration.errors import ConnectionFailed, Interrupted, LeaseLost, MigrationError, Refused, TransientEmbedding
 from qdrant_model_migration.operations.catch_up import catch_up_pass
 from qdrant_model_migration.operations.context import OperationContext
+from qdrant_model_migration.operations.sweep import written_since
 from qdrant_model_migration.operations.work import Work, open_work
 from qdrant_model_migration.qdrant.probe import prove_guard
 from qdrant_model_migration.results import Lag, Progress
 from qdrant_model_migration.worker.lease import HeldLease, take_lease
-from qdrant_model_migration.worker.operations import carry_out
+from qdrant_model_migration.worker.operations import carry_out, chosen
 from qdrant_model_migration.worker.pipeline import Pipeline
 
 Step = Literal["worked", "waiting", "idle"]
@@ -55,6 +56,7 @@ class Driver:
         self._is_asked_to_stop = is_stopping
         self._idle_exit_s = idle_exit_s
         self._is_lost = False
+        self._has_stopped = False
         self._caught_up_at: float | None = None
         self._pass_pause_s = LEAST_PAUSE_S
         self._seen: list[tuple[float, int]] = []
@@ -68,7 +70,7 @@ class Driver:
         """
         await self._drive()
         # Whoever asked for something before the lease was given back saw a driver and started none: one more look is owed.
-        while not self._is_asked_to_stop() and await self._is_wanted():
+        while not (self._is_asked_to_stop() or self._has_stopped) and await self._is_wanted():
             await self._drive()
 
     async def _is_wanted(self) -> bool:
@@ -214,10 +216,10 @@ class Driver:
 
     async def _step(self, work: Work) -> Step:
         """Do the next thing there is."""
-        for operation in await work.ledger.operations(self._id):
-            if operation.state in ("requested", "running"):
-                await carry_out(work, operation)
-                return "worked"
+        pending = [o for o in await work.ledger.operations(self._id) if o.state in ("requested", "running")]
+        if pending:
+            await carry_out(work, await chosen(work, pending))
+            return "worked"
         work.migration = await work.ledger.migration(self._id)
         work.pace = await work.ledger.pace(self._id)
         if work.pace.is_paused or work.migration.error:
@@ -237,6 +239,7 @@ class Driver:
 
     async def _backfill(self, work: Work) -> None:
         """All ranges, then passes until one converges."""
+        await self._refuse_after_newer_writes(work)
         work.progress.stage = "loading the model"
         await work.embedder()
         # Unguarded: the scratch collection of the proof is removed even when the lease ran out.
@@ -268,6 +271,24 @@ class Driver:
         )
         self._caught_up_at = anyio.current_time()
 
+    async def _refuse_after_newer_writes(self, work: Work) -> None:
+        """A target that served and was rolled back is brought up to date only when nothing was written to it meanwhile.
+
+        Raises:
+            Refused: it holds writes that exist nowhere else, and catching up would undo them.
+        """
+        if work.migration.cutover is None:
+            return
+        work.progress.stage = "looking for what was written to the target while it served"
+        newer = await written_since(work)
+        if newer:
+            raise Refused(
+                f"Not brought up to date: {len(newer)} points of {work.migration.target.collection!r} were written or deleted through the alias while it "
+                f"served, for example {', '.join(newer[:3])}. Catching up would undo that. Copy them to {work.migration.source.collection!r} by hand, or "
+                "give the target up with finish_migration(action='discard_new')."
+            )
+        await work.change(lambda m: m.model_copy(update={"cutover": None}))
+
     async def _keep_up(self, work: Work) -> Step:
         """Another pass when the last is some time ago; a verified target stays verified while every pass converges."""
         began = anyio.current_time()
@@ -297,6 +318,7 @@ class Driver:
 
     async def _stop_with(self, held: HeldLease, work: Work, reason: str) -> None:
         LOG.error("Stopped: %s", reason)
+        self._has_stopped = True
         await held.renew(work.progress)
         await work.change(lambda m: m.model_copy(update={"error": reason}))
         await work.record("stopped", reason)

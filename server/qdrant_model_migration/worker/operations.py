@@ -23,6 +23,8 @@ from qdrant_model_migration.results import Comparison, Progress, Verification
 
 LOG = logging.getLogger(__name__)
 SHOW_EVERY_S = 1.0
+MOST_ATTEMPTS = 200
+"""Tries of an operation while Qdrant or a provider is away, some seconds apart; then its caller is told."""
 
 
 async def carry_out(work: Work, operation: Operation) -> None:
@@ -34,7 +36,8 @@ async def carry_out(work: Work, operation: Operation) -> None:
     LOG.info("Operation %s begins", operation.key)
     work.migration = await work.ledger.migration(work.id)
     work.progress.stage, work.progress.read, work.progress.total = operation.kind, 0, 0
-    running = operation.model_copy(update={"state": "running", "progress": work.progress})
+    attempts = operation.attempts + 1
+    running = operation.model_copy(update={"state": "running", "progress": work.progress, "attempts": attempts})
     work.check()
     await work.ledger.save_operation(work.id, running)
     outcome: list[BaseModel] = []
@@ -56,8 +59,13 @@ async def carry_out(work: Work, operation: Operation) -> None:
             outcome.append(await _HANDLERS[operation.kind](work, operation.arguments))
         except MigrationError as error:
             failure.append(error)
+        except Exception as error:
+            # A defect of ours. It would happen again: the operation ends, and its caller is told.
+            LOG.exception("Operation %s failed", operation.key)
+            failure.append(MigrationError(f"The operation failed unexpectedly ({type(error).__name__}); the worker's log tells more."))
         group.cancel_scope.cancel()
-    if failure and isinstance(failure[0], LeaseLost | ConnectionFailed | TransientEmbedding | Interrupted):
+    is_passing = bool(failure) and isinstance(failure[0], LeaseLost | ConnectionFailed | TransientEmbedding | Interrupted)
+    if is_passing and (attempts < MOST_ATTEMPTS or isinstance(failure[0], LeaseLost | Interrupted)):
         raise failure[0]
     if failure:
         LOG.warning("Operation %s failed: %s", operation.key, failure[0])
@@ -66,6 +74,35 @@ async def carry_out(work: Work, operation: Operation) -> None:
         ended = {"state": "done", "result": outcome[0].model_dump(mode="json")}
     work.check()
     await work.ledger.save_operation(work.id, running.model_copy(update={**ended, "progress": work.progress, "finished_at": now()}))
+
+
+async def chosen(work: Work, pending: list[Operation]) -> Operation:
+    """The operation to carry out now. Of several agreed changes (swap, finish) the person's last word counts, unless one has begun to move."""
+    work.migration = await work.ledger.migration(work.id)
+    agreed = [o for o in pending if o.kind in ("swap", "finish")]
+    if len(agreed) < 2 or (work.migration.intent is not None and not await _has_moved_nothing(work)):
+        return pending[0]
+    *earlier, last = agreed
+    if work.migration.intent is not None:
+        await work.change(lambda m: m.model_copy(update={"intent": None}))
+    for old in earlier:
+        ended = {
+            "state": "failed",
+            "error": "Nothing was changed: another plan was agreed to since.",
+            "is_refusal": True,
+            "finished_at": now(),
+        }
+        await work.ledger.save_operation(work.id, old.model_copy(update=ended))
+    return next((o for o in pending if o not in earlier), last)
+
+
+async def _has_moved_nothing(work: Work) -> bool:
+    """Whether a swap that died had not moved any alias yet."""
+    cutover = work.migration.cutover
+    if work.migration.intent != "swapping" or cutover is None:
+        return False
+    aliases = await work.target.aliases()
+    return all(aliases.get(m.alias) == m.previous for m in cutover.moves)
 
 
 async def _verify(work: Work, arguments: dict[str, Any]) -> Verification:
