@@ -10,7 +10,8 @@ from pathlib import Path
 import anyio
 import pytest
 
-from tests.faults.scene import SIZE, App, differences, scene
+from tests.faults.apps import SIZE, App, differences
+from tests.faults.scene import scene
 from tests.openai_server import OpenAIServer
 from tests.servers import QdrantServer
 

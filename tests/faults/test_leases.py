@@ -13,7 +13,8 @@ import pytest
 from qdrant_model_migration.domain.migration import Lease
 from qdrant_model_migration.worker.detach import needs_driver
 from qdrant_model_migration.worker.lease import is_certainly_dead, process_identity
-from tests.faults.scene import LEASE_S, App, Collection, differences, scene
+from tests.faults.apps import App, Collection, differences
+from tests.faults.scene import LEASE_S, scene
 from tests.servers import QdrantServer
 
 

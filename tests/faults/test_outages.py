@@ -11,7 +11,8 @@ import pytest
 from qdrant_model_migration.domain.migration import Pace
 from qdrant_model_migration.domain.points import Point
 from tests.conftest import NewServer
-from tests.faults.scene import LEASE_S, SIZE, App, differences, scene
+from tests.faults.apps import SIZE, App, differences
+from tests.faults.scene import LEASE_S, scene
 from tests.servers import QdrantServer
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.scene import SIZE, differences, scene
+from tests.faults.apps import SIZE, differences
+from tests.faults.scene import scene
 from tests.openai_server import Answer, OpenAIServer, refusal
 from tests.servers import QdrantServer
 

@@ -16,7 +16,8 @@ from qdrant_model_migration.errors import Refused
 from qdrant_model_migration.operations.finish import plan_finish
 from qdrant_model_migration.results import SwapOutcome
 from qdrant_model_migration.worker.driver import Driver
-from tests.faults.scene import SIZE, App, Collection, Reader, Scene, differences, point, scene
+from tests.faults.apps import SIZE, App, Collection, Reader, differences, point
+from tests.faults.scene import Scene, scene
 from tests.servers import QdrantServer
 
 DEATHS = [
