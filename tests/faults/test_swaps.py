@@ -85,7 +85,11 @@ async def test_a_swap_whose_driver_is_killed_is_completed_by_the_next_and_no_que
         assert reader.answers > 20
         found = await at.migration()
         assert (found.phase.value, found.intent) == ("cut_over", None)
-        if death != "operations.swap:_swept after":
+        if death.startswith("operations.swap:sweep_until_quiet"):
+            # A sweep that is taken up later deletes nothing: somebody may have cleared the old collection since. It is told instead.
+            assert differences(at.source, at.target) == [f"{at.ids[2]} extra"]
+            assert outcome.write_gap.unresolved == 1
+        elif death != "operations.swap:_swept after":
             assert differences(at.source, at.target) == []
 
 
