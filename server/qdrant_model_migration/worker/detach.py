@@ -45,16 +45,17 @@ class Drivers:
             return
         ledger = await self._context.ledger(migration.target.connection)
         _, lease = await ledger.lease(migration.id)
-        if not needs_driver(lease) or self._has_young_child(migration.id):
+        if not needs_driver(lease) or self._has_young_child(migration.id, lease):
             return
         self._spawn(migration)
 
-    def _has_young_child(self, migration_id: str) -> bool:
+    def _has_young_child(self, migration_id: str, lease: Lease) -> bool:
+        """Whether a process of ours is about to take the lease; one that had it and gave it back is leaving."""
         found = self._children.get(migration_id)
         if found is None:
             return False
         child, started = found
-        return child.poll() is None and time.monotonic() - started < RESPAWN_S
+        return child.poll() is None and lease.pid != child.pid and time.monotonic() - started < RESPAWN_S
 
     def _spawn(self, migration: Migration) -> None:
         """Start `qdrant-model-migration worker <id>` detached: own session, no terminal, keys by environment only."""
