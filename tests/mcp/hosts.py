@@ -97,7 +97,7 @@ class Host:
 def parameters(environment: Mapping[str, str], *arguments: str) -> StdioServerParameters:
     """The command as a host's configuration has it; hosts pass next to nothing of their own environment."""
     kept = {key: value for key, value in os.environ.items() if key.startswith("COVERAGE_")}
-    own = {key: os.environ[key] for key in ("HF_HUB_OFFLINE", "QDRANT_MIGRATION_LOG_DIRECTORY") if key in os.environ}
+    own = {key: os.environ[key] for key in ("HF_HUB_OFFLINE", "PYTHONPATH", "QDRANT_MIGRATION_LOG_DIRECTORY") if key in os.environ}
     return StdioServerParameters(
         command=sys.executable,
         args=["-m", "qdrant_model_migration", *arguments],

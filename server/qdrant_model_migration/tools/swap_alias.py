@@ -11,6 +11,7 @@ from pydantic import Field
 
 from qdrant_model_migration.domain.cutover import MOST_NAMED
 from qdrant_model_migration.domain.migration import Migration
+from qdrant_model_migration.errors import Refused
 from qdrant_model_migration.operations.requests import carry_out
 from qdrant_model_migration.operations.status import find_migration
 from qdrant_model_migration.operations.swap import Direction, plan_swap, why_void
@@ -39,6 +40,8 @@ async def swap_alias(
     if not is_agreed(agreement):
         return _declined(app, migration)
     done = await ledger.operation(migration.id, f"swap-{plan.strip()}")
+    if done is not None and done.state == "done":
+        await _check_still_so(app, migration, SwapOutcome.model_validate(done.result), plan.strip())
     if done is None or done.state == "failed":
         void = await why_void(app.context, migration, direction, alias, plan)
         if void is not None:
@@ -73,6 +76,20 @@ async def _planned(app: App, migration: Migration, direction: Direction, alias: 
         refusal=refusal,
         app_changes=_app_changes(migration, direction),
     )
+
+
+async def _check_still_so(app: App, migration: Migration, outcome: SwapOutcome, code: str) -> None:
+    """A repeated call is told the outcome again, but only while it holds.
+
+    Raises:
+        Refused: the alias was moved since.
+    """
+    where = (await (await app.context.gateway(migration.target.connection)).aliases()).get(outcome.alias)
+    if where != outcome.current:
+        raise Refused(
+            f"Nothing was changed: plan {code!r} was carried out already, and a code works once. Since then alias {outcome.alias!r} was moved: "
+            f"it points to {where!r}, not to {outcome.current!r}. Call again without 'plan' to see what is possible now."
+        )
 
 
 def _declined(app: App, migration: Migration) -> SwapResult:
