@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from qdrant_client import QdrantClient, models
+
 from qdrant_model_migration.domain import guidance
 from qdrant_model_migration.domain.guidance import Section, guidance_sections, guidance_text, matching, reference_paths, sections
 from qdrant_model_migration.errors import NotFound

@@ -35,3 +35,20 @@ def eta_seconds(total: int, done: int, points_per_second: float | None) -> int |
     if not points_per_second or points_per_second <= 0:
         return None
     return int(max(0, total - done) / points_per_second)
+
+
+class Rate:
+    """Points a second over the last half minute."""
+
+    def __init__(self) -> None:
+        self._seen: list[tuple[float, int]] = []
+
+    def forget(self) -> None:
+        """Begin anew, as after a pause."""
+        self._seen.clear()
+
+    def note(self, at: float, points: int) -> float | None:
+        """Take a reading of the clock and the counter; the rate, once there is a second between readings."""
+        self._seen = [(t, n) for t, n in self._seen if at - t <= 30.0] + [(at, points)]
+        (first, before), (last, after) = self._seen[0], self._seen[-1]
+        return round((after - before) / (last - first), 1) if last - first >= 1.0 else None

@@ -10,7 +10,7 @@ import anyio
 
 from qdrant_model_migration.domain.catch_up import has_converged
 from qdrant_model_migration.domain.migration import Phase
-from qdrant_model_migration.domain.pacing import eta_seconds
+from qdrant_model_migration.domain.pacing import Rate, eta_seconds
 from qdrant_model_migration.errors import ConnectionFailed, Interrupted, LeaseLost, MigrationError, Refused, TransientEmbedding
 from qdrant_model_migration.operations.catch_up import catch_up_pass
 from qdrant_model_migration.operations.context import OperationContext
@@ -59,7 +59,7 @@ class Driver:
         self._has_stopped = False
         self._caught_up_at: float | None = None
         self._pass_pause_s = LEAST_PAUSE_S
-        self._seen: list[tuple[float, int]] = []
+        self._rate = Rate()
 
     async def run(self) -> None:
         """Take the lease and work until nothing is left to do.
@@ -148,17 +148,12 @@ class Driver:
             await anyio.sleep(min(BEAT_S, held.lease.lease_s / 4))
 
     def _measure(self, progress: Progress) -> None:
-        """Rate over the last half minute, and the time left at that rate."""
         if progress.stage != "backfilling":
-            self._seen.clear()
+            self._rate.forget()
             progress.points_per_second = progress.eta_seconds = None
             return
-        at = anyio.current_time()
-        self._seen = [(t, n) for t, n in self._seen if at - t <= 30.0] + [(at, progress.read)]
-        (t0, n0), (t1, n1) = self._seen[0], self._seen[-1]
-        if t1 - t0 >= 1.0:
-            progress.points_per_second = round((n1 - n0) / (t1 - t0), 1)
-            progress.eta_seconds = eta_seconds(progress.total, progress.read, progress.points_per_second)
+        progress.points_per_second = self._rate.note(anyio.current_time(), progress.read)
+        progress.eta_seconds = eta_seconds(progress.total, progress.read, progress.points_per_second)
 
     def _is_stopping(self) -> bool:
         return self._is_lost or self._is_asked_to_stop()
