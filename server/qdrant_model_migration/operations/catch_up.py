@@ -63,7 +63,9 @@ async def settle(work: Work, expected: Expectation, found: Sequence[Difference],
     repaired.extra += len(extra)
 
 
-async def insert_missing(work: Work, found: Sequence[Difference], still_due: StillDue | None = None) -> None:
+async def insert_missing(
+    work: Work, found: Sequence[Difference], still_due: StillDue | None = None, *, follows_deletes: bool = True
+) -> None:
     sources = [d.source for d in found if d.source is not None]
     if not sources:
         return
@@ -74,7 +76,8 @@ async def insert_missing(work: Work, found: Sequence[Difference], still_due: Sti
     await insert_points(work, made.points)
     await account(work, made.failed)
     await work.ledger.remove_failed(work.id, [tag(p.id) for p in made.points if work.embed_field in p.vectors])
-    await _remove_if_deleted(work, made.points)
+    if follows_deletes:
+        await _remove_if_deleted(work, made.points)
 
 
 async def _remove_if_deleted(work: Work, written: Sequence[Point]) -> None:
@@ -86,10 +89,11 @@ async def _remove_if_deleted(work: Work, written: Sequence[Point]) -> None:
             await work.target.points.delete_if(work.migration.target.collection, point.id, observed=point.payload)
 
 
-async def rewrite(work: Work, found: Sequence[Difference], still_due: StillDue | None = None) -> None:
+async def rewrite(work: Work, found: Sequence[Difference], still_due: StillDue | None = None, *, follows_deletes: bool = True) -> None:
     """Write the source's payload over the target's, keeping a vector whose text did not change.
 
-    `still_due` is asked after the embedding, right before the writes; the guards then cover the whole payload.
+    `still_due` is asked after the embedding, right before the writes; the guards then cover the whole payload. Without `follows_deletes` a
+    point that leaves the source meanwhile stays in the target.
     """
     if not found:
         return
@@ -133,7 +137,8 @@ async def rewrite(work: Work, found: Sequence[Difference], still_due: StillDue |
                 group.start_soon(write, point, difference.target)
     if failures:
         raise failures[0]
-    await _remove_if_deleted(work, list(ready.values()))
+    if follows_deletes:
+        await _remove_if_deleted(work, [point for point in ready.values() if point.id in due])
     for difference in found:
         if difference.target is not None and tag(difference.id) not in ready and difference.id in due:
             # It lost its text, and the policy is to skip such points.

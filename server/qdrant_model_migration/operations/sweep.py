@@ -173,8 +173,8 @@ async def _decide(
 
     work.written = {}
     try:
-        await insert_missing(work, [d for d in carried if d.kind is Kind.MISSING], still_due)
-        await rewrite(work, [d for d in carried if d.kind is Kind.CHANGED], still_due)
+        await insert_missing(work, [d for d in carried if d.kind is Kind.MISSING], still_due, follows_deletes=carries_deletes)
+        await rewrite(work, [d for d in carried if d.kind is Kind.CHANGED], still_due, follows_deletes=carries_deletes)
         extra = [d for d in carried if d.kind is Kind.EXTRA]
         due = await still_due(extra)
         await delete_extra(work, [d for d in extra if d.id in due])
