@@ -140,7 +140,8 @@ async def finish(work: Work, *, action: Action, snapshot_first: bool, code: str)
     await work.ledger.use_plan(work.id, code)
     plan = await _facts(work.target, work.ledger, migration, action, snapshot_first=snapshot_first)
     doomed = {"keep_old": None, "delete_old": migration.source.collection, "discard_new": migration.target.collection}[action]
-    if not plan.deletes and not is_resumed:
+    if not plan.deletes and (not is_resumed or await work.target.exists(doomed or "")):
+        # Nothing of ours to delete: somebody else may have the name.
         doomed = None
     snapshot: str | None = None
     deleted: list[str] = []
