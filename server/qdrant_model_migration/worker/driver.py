@@ -14,7 +14,7 @@ from qdrant_model_migration.domain.pacing import Rate, eta_seconds
 from qdrant_model_migration.errors import ConnectionFailed, Interrupted, LeaseLost, MigrationError, Refused, TransientEmbedding
 from qdrant_model_migration.operations.catch_up import catch_up_pass
 from qdrant_model_migration.operations.context import OperationContext
-from qdrant_model_migration.operations.sweep import written_since
+from qdrant_model_migration.operations.sweep import has_numbers, written_since
 from qdrant_model_migration.operations.work import Work, open_work
 from qdrant_model_migration.qdrant.probe import prove_guard
 from qdrant_model_migration.results import Lag, Progress
@@ -166,7 +166,7 @@ class Driver:
                 if ran_out:
                     await held.renew(work.progress)
                     ran_out = False
-                step = await self._step(work)
+                step = await self._step(held, work)
                 if step == "worked":
                     # What was just done is shown at once, not at the next beat.
                     await held.renew(work.progress)
@@ -209,7 +209,7 @@ class Driver:
             if step != "worked":
                 await anyio.sleep(POLL_S)
 
-    async def _step(self, work: Work) -> Step:
+    async def _step(self, held: HeldLease, work: Work) -> Step:
         """Do the next thing there is."""
         pending = [o for o in await work.ledger.operations(self._id) if o.state in ("requested", "running")]
         if pending:
@@ -221,7 +221,7 @@ class Driver:
             work.progress.stage = "paused" if work.pace.is_paused else "stopped"
             return "idle"
         if work.migration.phase is Phase.BACKFILLING:
-            await self._backfill(work)
+            await self._backfill(held, work)
             return "worked"
         if (
             work.migration.phase in (Phase.BACKFILLED, Phase.VERIFIED)
@@ -232,7 +232,7 @@ class Driver:
         work.progress.stage = work.migration.phase.value
         return "idle"
 
-    async def _backfill(self, work: Work) -> None:
+    async def _backfill(self, held: HeldLease, work: Work) -> None:
         """All ranges, then passes until one converges."""
         await self._refuse_after_newer_writes(work)
         work.progress.stage = "loading the model"
@@ -259,6 +259,8 @@ class Driver:
                 f"Catching up did not converge: the last passes found {', '.join(map(str, found[-4:]))} differences"
                 + (", although writes were said to be frozen." if is_frozen else ". Slow the writers down, or use writes='dual_write'.")
             )
+        # The phase must not be seen before the figures that led to it.
+        await held.renew(work.progress)
         await work.change(lambda m: m.model_copy(update={"phase": m.after("converged"), "error": None}))
         await work.record(
             "backfilled",
@@ -277,9 +279,12 @@ class Driver:
         work.progress.stage = "looking for what was written to the target while it served"
         newer = await written_since(work)
         if newer:
+            why = "were written or deleted through the alias while it served"
+            if work.migration.cutover.source_watermark is None or not has_numbers(work.source_collection):
+                why = "differ from the source, and it cannot be told which side is newer"
             raise Refused(
-                f"Not brought up to date: {len(newer)} points of {work.migration.target.collection!r} were written or deleted through the alias while it "
-                f"served, for example {', '.join(newer[:3])}. Catching up would undo that. Copy them to {work.migration.source.collection!r} by hand, or "
+                f"Not brought up to date: {len(newer)} points of {work.migration.target.collection!r} {why}, for example {', '.join(newer[:3])}. "
+                f"Catching up would undo what was written while it served. Copy them to {work.migration.source.collection!r} by hand, or "
                 "give the target up with finish_migration(action='discard_new')."
             )
         await work.change(lambda m: m.model_copy(update={"cutover": None}))
