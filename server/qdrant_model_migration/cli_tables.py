@@ -181,7 +181,11 @@ def _verification(found: VerifyResult | Verification) -> Iterator[Part]:
         ("least cosine", found.provenance.min_cosine, []),
         ("index ready", found.is_index_ready, []),
     ]
-    yield from _table("Verification", ["", "", "for example"], [(name, value, samples or "") for name, value, samples in rows])
+    yield from _table(
+        "Verification",
+        ["", "", "for example"],
+        [(name, value, [f"{i} ({found.sample_reasons.get(i, '?')})" for i in samples] or "") for name, value, samples in rows],
+    )
     yield from _differences([d for d in found.config_diff if not d.is_intended])
 
 

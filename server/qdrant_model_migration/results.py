@@ -337,6 +337,7 @@ class Verification(Wire):
     changed_samples: list[str] = []
     bad_vector_samples: list[str] = []
     wrong_model_samples: list[str] = []
+    sample_reasons: dict[str, str] = Field(default={}, description="what is wrong with each sample, by point id")
     problems: list[str] = []
     at: str = ""
     lease_epoch: int = 0
@@ -362,6 +363,7 @@ class VerifyResult(Result):
     changed_samples: list[str] = []
     bad_vector_samples: list[str] = []
     wrong_model_samples: list[str] = []
+    sample_reasons: dict[str, str] = Field(default={}, description="what is wrong with each sample, by point id")
     progress: Progress | None = None
 
 

@@ -126,7 +126,8 @@ def app_changes(migration: Migration, aliases: list[str], old_dimensions: int | 
     query = f"Queries must be embedded with {model.name} ({model.dimensions} dimensions, query side{_prefix(model.query_prefix)}){using}"
     if migration.readers == "self_resolving":
         found.append(
-            f"Readers look up the model in the metadata of the collection behind the alias ({METADATA_KEY}.model) with every query; then the swap is enough. {query}."
+            f"With every query readers resolve the alias once, read the model from that collection's metadata ({METADATA_KEY}.model) and query that collection "
+            f"by its own name (not through the alias, which may move in between); then the swap is enough. {query}."
         )
     else:
         found.append(

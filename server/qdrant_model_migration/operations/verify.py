@@ -74,7 +74,11 @@ async def verify(work: Work, *, provenance_sample: int, may_catch_up: bool = Tru
         extra_samples=_samples(by_kind[Kind.EXTRA]),
         changed_samples=_samples(by_kind[Kind.CHANGED]),
         bad_vector_samples=_samples(by_kind[Kind.BAD_VECTOR]),
-        wrong_model_samples=wrong[:SAMPLES],
+        wrong_model_samples=list(wrong)[:SAMPLES],
+        sample_reasons={
+            **{tag(d.id): d.why for found in by_kind.values() for d in found[:SAMPLES]},
+            **dict(islice(wrong.items(), SAMPLES)),
+        },
         problems=problems,
         at=now(),
         lease_epoch=work.epoch,
@@ -83,7 +87,7 @@ async def verify(work: Work, *, provenance_sample: int, may_catch_up: bool = Tru
 
 
 def _samples(found: list[Difference]) -> list[str]:
-    return [f"{tag(d.id)} ({d.why})" for d in found[:SAMPLES]]
+    return [tag(d.id) for d in found[:SAMPLES]]
 
 
 def _problems(
@@ -107,9 +111,9 @@ def _problems(
     return problems
 
 
-async def _provenance(work: Work, target: Collection, size: int, population: int) -> tuple[ProvenanceCheck, list[str]]:
+async def _provenance(work: Work, target: Collection, size: int, population: int) -> tuple[ProvenanceCheck, dict[str, str]]:
     if size <= 0 or population == 0:
-        return ProvenanceCheck(note="no vector was embedded again" if size <= 0 else "the target is empty"), []
+        return ProvenanceCheck(note="no vector was embedded again" if size <= 0 else "the target is empty"), {}
     name, field = target.name, work.embed_field
     drawn = {p.id: p for p in await work.target.points.sample(name, min(size, target.page_limit or size), vectors=[field])}
     listed = islice((point_id for r in await work.ledger.ranges(work.id) for point_id in r.foreign), MOST_FOREIGN)
@@ -120,7 +124,7 @@ async def _provenance(work: Work, target: Collection, size: int, population: int
         if (text := work.text.extract(p.payload)) and len(p.vectors.get(field) or ()) == work.migration.model.dimensions
     ]
     if not checked:
-        return ProvenanceCheck(note="none of the sampled points has both text and vector"), []
+        return ProvenanceCheck(note="none of the sampled points has both text and vector"), {}
     stored = target.field(field)
     datatype = stored.datatype if stored else "float32"
     result = await agreement(await work.embedder(), [t for _, t in checked], [p.vectors[field] for p, _ in checked], datatype=datatype)
@@ -137,7 +141,7 @@ async def _provenance(work: Work, target: Collection, size: int, population: int
         upper_bound=round(wrong_share_upper_bound(random_wrong, random_size, population), 6),
         note=f"{len(foreign)} more than the random draw: they were in the target before this tool came to them" if foreign else None,
     )
-    return check, [f"{tag(checked[i][0].id)} (cosine {result.cosines[i]:.4f})" for i in wrong]
+    return check, {tag(checked[i][0].id): f"cosine {result.cosines[i]:.4f}" for i in wrong}
 
 
 async def _is_index_ready(work: Work, target: Collection) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 import anyio
 from pydantic import BaseModel
 
-from qdrant_model_migration.domain.migration import Migration, Operation
+from qdrant_model_migration.domain.migration import Migration, Operation, Phase
 from qdrant_model_migration.errors import ConnectionFailed, Interrupted, LeaseLost, MigrationError, Refused, TransientEmbedding
 from qdrant_model_migration.operations.catch_up import catch_up_pass
 from qdrant_model_migration.operations.compare import compare_migration
@@ -97,12 +97,13 @@ async def chosen(work: Work, pending: list[Operation]) -> Operation:
 
 
 async def _has_moved_nothing(work: Work) -> bool:
-    """Whether a swap that died had not moved any alias yet."""
+    """Whether a swap or rollback that died had not moved any alias yet; the phase tells which of them it was."""
     cutover = work.migration.cutover
     if work.migration.intent != "swapping" or cutover is None:
         return False
+    is_rollback = work.migration.phase is Phase.CUT_OVER
     aliases = await work.target.aliases()
-    return all(aliases.get(m.alias) == m.previous for m in cutover.moves)
+    return all(aliases.get(m.alias) == (m.current if is_rollback else m.previous) for m in cutover.moves)
 
 
 async def _verify(work: Work, arguments: dict[str, Any]) -> Verification:
