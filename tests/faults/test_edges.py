@@ -98,6 +98,14 @@ async def driven_until(work: Work, *phases: Phase) -> Migration:
     return found
 
 
+async def settled(work: Work) -> None:
+    """Drive until every operation is over."""
+    async with driving(work):
+        with anyio.fail_after(30):
+            while any(o.state in ("requested", "running") for o in await work.ledger.operations(work.id)):  # noqa: ASYNC110 - the driver's doing
+                await anyio.sleep(0.05)
+
+
 # --- rollback
 
 
@@ -392,16 +400,42 @@ async def test_a_swap_that_moved_an_alias_is_completed_before_anything_agreed_to
             await swap(work, code=code)
         arguments = {"action": "discard_new", "snapshot_first": False, "code": given_up}
         await work.ledger.request(work.id, Operation(key="finish", kind="finish", arguments=arguments, requested_at=now()))
-        async with driving(work):
-            with anyio.fail_after(30):
-                while any(o.state in ("requested", "running") for o in await work.ledger.operations(work.id)):  # noqa: ASYNC110 - the driver's doing
-                    await anyio.sleep(0.05)
+        await settled(work)
         first, second = await work.ledger.operation(work.id, "swap"), await work.ledger.operation(work.id, "finish")
         assert first is not None
         assert second is not None
         assert (first.state, second.state, second.is_refusal) == ("done", "failed", True)
         assert set((await aliases(work)).values()) == {work.migration.target.collection}
         assert await work.target.exists(work.migration.target.collection)
+
+
+@pytest.mark.parametrize(
+    "died", ["qdrant.gateway.Gateway.point_alias", "qdrant.ledger.Ledger.use_plan"], ids=["before the move", "after it"]
+)
+async def test_of_a_rollback_that_died_and_an_end_agreed_to_since_the_records_say_what_is_so(
+    one_server: Backend, name: str, monkeypatch: pytest.MonkeyPatch, died: str
+) -> None:
+    """Aliases that are where they were before the swap have been moved, when the direction is back."""
+    async with opened(one_server, monkeypatch) as context:
+        work = await swapped(context, name)
+        code, last = await swap_plan(work, "back"), await finish_plan(work, "keep_old")
+        with interrupted(monkeypatch, died):
+            await swap(work, "back", code=code)
+        arguments = {"action": "keep_old", "snapshot_first": False, "code": last}
+        await work.ledger.request(work.id, Operation(key="finish", kind="finish", arguments=arguments, requested_at=now()))
+        await settled(work)
+        found = await work.ledger.migration(work.id)
+        first, second = await work.ledger.operation(work.id, "swap"), await work.ledger.operation(work.id, "finish")
+        where = set((await aliases(work)).values())
+    assert first is not None
+    assert second is not None
+    if died.endswith("use_plan"):
+        assert (first.state, second.state, found.phase) == ("done", "failed", Phase.ROLLED_BACK)
+        assert where == {work.migration.source.collection}
+    else:
+        assert (first.state, second.state, found.phase) == ("failed", "done", Phase.FINISHED)
+        assert where == {work.migration.target.collection}
+    assert found.intent is None
 
 
 @pytest.mark.parametrize(("age_s", "is_fresh"), [(STALE_S / 2, True), (STALE_S + 60, False)])
