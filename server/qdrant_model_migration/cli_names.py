@@ -66,4 +66,6 @@ def in_commands(text: str) -> str:
     """A text that names tools, for a person who types commands."""
     for command, tool in COMMANDS.items():
         text = re.sub(rf"\b{tool}\b", command, text)
-    return text
+    text = re.sub(r"\bfinish(?: with action=|\(action=)'(\w+)'\)?", rf"`{PROGRAM} finish MIGRATION \1`", text)
+    text = re.sub(r"\bswap(?: with direction=|\(direction=)'back'\)?", f"`{PROGRAM} swap MIGRATION --direction back`", text)
+    return re.sub(r"\b(repair|verify|backfill)\(migration_id='([^']+)'\)", rf"`{PROGRAM} \1 \2`", text)

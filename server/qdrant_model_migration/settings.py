@@ -6,6 +6,7 @@ import json
 import os
 import re
 from collections.abc import Mapping
+from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Literal
@@ -149,12 +150,21 @@ class Settings(BaseModel):
 _VARIABLE = re.compile(r"^[A-Za-z_][A-Za-z0-9_]*$")
 
 
+def _check_spelling(environment: Mapping[str, str]) -> None:
+    """Refuse a variable that is nearly one of ours: a misspelt safety switch must not be ignored."""
+    known = [name.upper() for name in _Environment.model_fields]
+    for name in environment:
+        if name.startswith("QDRANT_MIGRATION_") and name not in known and (near := get_close_matches(name, known, n=1, cutoff=0.85)):
+            raise SettingsError(f"{name} is not a setting. Did you mean {near[0]}? Nothing is read from a misspelt name.")
+
+
 def read_settings() -> Settings:
     """Read and validate the environment.
 
     Raises:
         SettingsError: a variable is malformed; the message names it and never repeats a secret.
     """
+    _check_spelling(os.environ)
     try:
         env = _Environment()
     except ValidationError as error:

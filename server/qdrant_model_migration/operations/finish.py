@@ -60,7 +60,7 @@ async def _facts(gateway: Gateway, ledger: Ledger, migration: Migration, action:
     if doomed is not None:
         has_snapshots = snapshot_first and not gateway.connection.is_embedded
         undo = (
-            f"The snapshot of {doomed!r} that is made first can be recovered under that name on this server."
+            f"The snapshot of {doomed!r} that is made first stays in the server's snapshot folder. {recovery(doomed, '<snapshot>')}"
             if has_snapshots
             else f"None: {doomed!r} is gone for good."
         )
@@ -81,6 +81,14 @@ async def _is_ours(gateway: Gateway, migration: Migration) -> bool:
         return True
     mark = (await gateway.describe(migration.target.collection)).metadata.get(METADATA_KEY)
     return isinstance(mark, dict) and mark.get("migration_id") == migration.id
+
+
+def recovery(collection: str, snapshot: str) -> str:
+    """How a deleted collection comes back; Qdrant no longer lists the snapshots of what is deleted, but keeps their files."""
+    return (
+        f"To get it back: PUT /collections/{collection}/snapshots/recover with "
+        f'{{"location": "file:///<the server\'s snapshot folder>/{collection}/{snapshot}"}}.'
+    )
 
 
 def _digest(plan: FinishPlan, migration: Migration, *, snapshot_first: bool) -> str:

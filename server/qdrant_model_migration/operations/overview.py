@@ -81,8 +81,11 @@ async def overview(
         next_step=_overview_step(server, migrations, wanted),
     )
     if not visible:
+        hidden = context.settings.allowed_collections
         result.warnings.append(
-            "There is no collection here. If you expected some, check which Qdrant the settings name (QDRANT_URL, QDRANT_PATH)."
+            f"None of the collections here is among those that QDRANT_MIGRATION_ALLOWED_COLLECTIONS allows ({', '.join(hidden)})."
+            if hidden
+            else "There is no collection here. If you expected some, check which Qdrant the settings name (QDRANT_URL, QDRANT_PATH)."
         )
     elif not wanted:
         result.warnings.append(

@@ -43,6 +43,8 @@ async def status(
     report: Report | None = None,
 ) -> StatusResult:
     """Where it stands; with `wait_seconds`, answered when the phase or an error changes or the time is up."""
+    if migration_id is None and (none := await _nothing_open(context, connection)) is not None:
+        return none
     ledger, migration = await find_migration(context, migration_id, connection)
     first = current = await read_status(context, ledger, migration)
     with anyio.move_on_after(min(wait_seconds, MOST_WAIT_S - 3)):
@@ -52,6 +54,22 @@ async def status(
             await anyio.sleep(1.0)
             current = await read_status(context, ledger, await ledger.migration(migration.id))
     return current
+
+
+async def _nothing_open(context: OperationContext, connection: str | None) -> StatusResult | None:
+    """The answer when no migration is open: a new chat begins by asking."""
+    migrations = await (await context.ledger(connection)).migrations()
+    if any(m.is_open for m in migrations):
+        return None
+    last = "; ".join(f"{m.id} ({m.source.collection} -> {m.target.collection}, {m.phase.value})" for m in migrations[-3:])
+    return StatusResult(
+        summary=f"{context.notice(connection)}No migration is open. {'The last ones: ' + last if last else 'None was ever begun here'}.",
+        next_step=NextStep(tool="inspect_collection", arguments={}, why="see what there is"),
+        migration_id="",
+        phase="none",
+        progress=Progress(stage="none"),
+        worker=Worker(state="none"),
+    )
 
 
 def _is_moving(result: StatusResult) -> bool:
@@ -165,6 +183,9 @@ def _next_step(migration: Migration, answer: StatusResult) -> tuple[NextStep | N
         if eta > 120:
             return None, min(eta, 3600)
         return NextStep(tool="migration_status", arguments={**me, "wait_seconds": 30}, why="wait for the backfill"), None
+    if phase is Phase.ROLLED_BACK and migration.error:
+        # What is left is a person's choice: copy those writes by hand, or give the target up.
+        return None, None
     steps: dict[Phase, NextStep] = {
         Phase.TARGET_CREATED: NextStep(tool="start_backfill", arguments=me, why="fill the target in the background"),
         Phase.BACKFILLED: NextStep(tool="verify_target", arguments=me, why="prove that the target is complete"),

@@ -52,7 +52,14 @@ async def swap_facts(
         source = await gateway.describe(migration.source.collection)
         old = source.field(migration.embed.source_field or "")
         breaks = breaks_of(migration, moves, old.size if old else None, is_numbered=has_numbers(source))
-        undo = f"swap_alias with direction='back' points {named(moves)} to {migration.source.collection!r} again."
+        created = [m.alias for m in moves if m.previous is None]
+        if created and left:
+            breaks = (
+                f"{', '.join(map(repr, created))} is a NEW alias; {', '.join(map(repr, left[:5]))} stays on {migration.source.collection!r}, and so do its "
+                "readers. Was that one meant?",
+                *breaks,
+            )
+        undo = f"swap_alias with direction='back' points {named(moves)} to {migration.source.collection!r}."
         overrides = overrides_of(migration)
     else:
         migration.check_allows("swap_alias:back")

@@ -22,6 +22,17 @@ def would_create(migration: Migration, has_ledger: bool, ledger: str) -> list[st
     return found
 
 
+async def _rivals(context: OperationContext, migration: Migration) -> list[str]:
+    """Other open migrations of the same source."""
+    ledger = await context.ledger(migration.target.connection)
+    return [
+        f"Migration {m.id} of {m.source.collection!r} to {m.target.collection!r} is open too, in phase '{m.phase.value}': both would move the same aliases. "
+        f"Go on with that one (migration_status), or discard one with finish_migration."
+        for m in await ledger.migrations()
+        if m.is_open and m.id != migration.id and m.source.collection == migration.source.collection
+    ]
+
+
 async def answer(
     context: OperationContext,
     gateway: Gateway,
@@ -36,7 +47,16 @@ async def answer(
     fields = fields_of(migration.create)
     source_fields = (await gateway.describe(source)).fields if await gateway.exists(source) else ()
     match = migration.source_match
-    warnings = []
+    warnings = await _rivals(context, migration)
+    if match is None:
+        warnings.append(
+            "Without current_model (the model of the stored vectors) the old and the new model cannot be compared after the backfill. If it is known, "
+            "create the target with it."
+        )
+    elif match.is_match and match.model == migration.model.name:
+        warnings.append(
+            f"The stored vectors are those of {match.model!r} for {match.text_field!r} already: nothing would change but the collection."
+        )
     if match is not None and not match.is_match:
         warnings.append(
             f"The stored vectors are not those of {match.model!r} for {match.text_field!r} (mean cosine {match.mean_cosine}, needed {match.threshold}): "

@@ -10,7 +10,7 @@ from mcp.server.mcpserver.resolve import Resolve
 from pydantic import Field
 
 from qdrant_model_migration.domain.migration import Migration
-from qdrant_model_migration.operations.finish import Action, plan_finish, why_void
+from qdrant_model_migration.operations.finish import Action, plan_finish, recovery, why_void
 from qdrant_model_migration.operations.requests import carry_out
 from qdrant_model_migration.operations.status import find_migration
 from qdrant_model_migration.results import FinishOutcome, FinishResult, NextStep
@@ -59,13 +59,9 @@ async def finish_migration(
             phase=migration.phase.value,
         )
     outcome = FinishOutcome.model_validate(operation.result)
-    undo = (
-        f"Snapshot {outcome.snapshot} can be recovered on this server."
-        if outcome.snapshot
-        else "Nothing was deleted."
-        if not outcome.deleted
-        else "None."
-    )
+    undo = "Nothing was deleted." if not outcome.deleted else "None: there is no snapshot."
+    if outcome.snapshot:
+        undo = recovery(outcome.deleted[0], outcome.snapshot)
     return FinishResult(
         summary=f"{notice}Migration {migration.id} is {migration.phase.value}. Deleted: {', '.join(outcome.deleted) or 'nothing'}. Kept: {', '.join(outcome.kept)}.",
         undo=undo,

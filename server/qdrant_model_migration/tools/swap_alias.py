@@ -107,7 +107,10 @@ def _declined(app: App, migration: Migration) -> SwapResult:
 def _undo(migration: Migration, direction: Direction) -> str:
     if direction == "forward":
         return "swap_alias with direction='back' returns the readers to the old collection."
-    return "start_backfill, verify_target and a new swap move forward again."
+    return (
+        f"When nothing was written to {migration.target.collection!r} while it served, start_backfill, verify_target and a new swap move forward again; "
+        "else start_backfill refuses, so that those writes are not lost."
+    )
 
 
 def _swapped(notice: str, migration: Migration, direction: Direction, outcome: SwapOutcome) -> SwapResult:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from mcp.server.mcpserver import Context
 from pydantic import Field
 
-from qdrant_model_migration.domain.migration import Migration
+from qdrant_model_migration.domain.migration import Migration, Phase
 from qdrant_model_migration.operations.requests import Report, carry_out, operation_key
 from qdrant_model_migration.operations.status import find_migration
 from qdrant_model_migration.operations.verify import verify
@@ -108,6 +108,11 @@ def verified(app: App, migration: Migration, found: Verification) -> VerifyResul
         step = NextStep(tool="repair_target", arguments=me, why="put right what was found")
         if found.problems == ["the index is still being built"]:
             step = NextStep(tool="verify_target", arguments=me, why="look again when the index is built")
+    if migration.phase is Phase.CUT_OVER and not found.is_complete:
+        warnings.append(
+            f"The readers have moved: what the app wrote to {target!r} since the swap differs from {source!r}, and that is no fault and no reason to roll "
+            "back. finish_migration carries over what the old collection got late."
+        )
     if found.accounted:
         warnings.append(
             f"{found.accounted} points have no vector of the new model, by the stated policy or because they could not be embedded."
@@ -115,7 +120,7 @@ def verified(app: App, migration: Migration, found: Verification) -> VerifyResul
     return VerifyResult(
         summary=app.context.notice(migration.target.connection) + summary,
         warnings=warnings,
-        next_step=step if migration.phase.value in ("backfilled", "verified") else None,
+        next_step=step if migration.phase in (Phase.BACKFILLED, Phase.VERIFIED) else None,
         migration_id=migration.id,
         phase=migration.phase.value,
         # What differs by plan was told by create_target; here it would only hide what does not.

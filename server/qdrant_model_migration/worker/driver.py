@@ -282,6 +282,7 @@ class Driver:
             why = "were written or deleted through the alias while it served"
             if work.migration.cutover.source_watermark is None or not has_numbers(work.source_collection):
                 why = "differ from the source, and it cannot be told which side is newer"
+            await work.change(lambda m: m.model_copy(update={"phase": Phase.ROLLED_BACK}))
             raise Refused(
                 f"Not brought up to date: {len(newer)} points of {work.migration.target.collection!r} {why}, for example {', '.join(newer[:3])}. "
                 f"Catching up would undo what was written while it served. Copy them to {work.migration.source.collection!r} by hand, or "

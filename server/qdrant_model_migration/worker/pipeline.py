@@ -165,6 +165,8 @@ class Pipeline:
         progress = self._work.progress
         found = self._ranges.values()
         progress.read = sum(r.read for r in found)
+        # An app that goes on inserting makes the collection larger than it was counted.
+        progress.total = max(progress.total, progress.read)
         progress.written = sum(r.written for r in found)
         progress.skipped = sum(r.skipped for r in found)
         progress.failed = sum(r.failed for r in found)
