@@ -121,7 +121,7 @@ async def test_a_backfill_after_a_rollback_stops_before_it_undoes_a_write_throug
         for _ in range(2):
             await start_backfill(context, migration_id=work.id)
             found = await driven_until(work, Phase.BACKFILLED)
-            assert found.phase is Phase.BACKFILLING
+            assert found.phase is Phase.ROLLED_BACK
             assert found.error is not None
             assert "2 points" in found.error
             assert "i:7 " in found.error

@@ -67,8 +67,9 @@ async def test_an_unknown_migration_is_answered_with_the_open_ones(any_qdrant: B
     async with opened(any_qdrant, monkeypatch) as context:
         await seed(context, name)
     async with hosted(any_qdrant.environment) as host:
-        refusal = await host.refused("migration_status")
-        assert "0 are open" in refusal
+        nothing = await host.call("migration_status")
+        assert "No migration is open" in nothing["summary"]
+        assert nothing["next_step"]["tool"] == "inspect_collection"
         before = state_of(any_qdrant, name)
         for tool in ("start_backfill", "migration_status", "verify_target", "repair_target", "compare_models", "swap_alias"):
             refusal = await host.refused(tool, migration_id="m-000000")

@@ -293,7 +293,8 @@ async def _backfilled_and_verified(host: Host, migration_id: str, embedded: Embe
     assert (verified["missing"], verified["extra"], verified["changed"], verified["bad_vectors"]) == (0, 0, 0, 0)
     assert verified["accounted"] == 1400 - len(embedded.filled)
     proof = verified["provenance"]
-    assert proof["sampled"] == 200
+    # Two of the documents are empty; a random draw may hold them, and they have nothing to embed.
+    assert 198 <= proof["sampled"] <= 200
     assert proof["wrong"] == 0
     assert proof["min_cosine"] >= proof["threshold"]
     # fp32 is reproduced to the fourth digit, dynamic int8 depends on the batch.
