@@ -221,6 +221,7 @@ class RecipeInfo(Wire):
     source_field: str | None = None
     model: str | None = None
     dimensions: int | None = None
+    stage: Literal["insert", "fill"] = Field(default="insert", description="written with the point, or filled in afterwards")
 
 
 class ConfigDifference(Wire):
@@ -242,6 +243,8 @@ class CreateTargetResult(WriteResult):
     config_diff: list[ConfigDifference] = Field(default=[], description="where the target, read back, differs from the source")
     app_changes: list[str] = []
     dual_write_snippet: str = ""
+    query_snippet: str = Field(default="", description="how the app queries afterwards, in Python")
+    fitted: MapReport | None = Field(default=None, description="of linear_map: what the map finds, measured on points it was not fitted on")
     source_match: SourceMatch | None = None
 
 
@@ -296,6 +299,8 @@ class StatusResult(WriteResult):
     phase: str
     error: str | None = None
     is_paused: bool = False
+    is_filling: bool = Field(default=False, description="the readers have moved, and the new field is still being filled")
+    coverage: float | None = Field(default=None, description="share of the points that hold a field which is filled after the copy, or in place")
     source: str = ""
     target: str = ""
     strategy: str = ""
@@ -342,6 +347,7 @@ class Verification(Wire):
     at: str = ""
     lease_epoch: int = 0
     source_operation: int | None = Field(default=None, description="number of the last operation on the source before the first look")
+    coverage: float | None = Field(default=None, description="share of the points that hold a field which is filled after the copy, or in place")
 
 
 class VerifyResult(Result):
@@ -364,6 +370,7 @@ class VerifyResult(Result):
     bad_vector_samples: list[str] = []
     wrong_model_samples: list[str] = []
     sample_reasons: dict[str, str] = Field(default={}, description="what is wrong with each sample, by point id")
+    coverage: float | None = Field(default=None, description="share of the points that hold a field which is filled after the copy, or in place")
     progress: Progress | None = None
 
 

@@ -116,7 +116,12 @@ class Collection(BaseModel):
             field: {"data_type": i.get("data_type"), **({"params": i["params"]} if i.get("params") else {})}
             for field, i in self.payload_indexes.items()
         }
-        return dict(_flattened({**self.config, "payload_indexes": indexes}, ()))
+        config = {**self.config, "payload_indexes": indexes}
+        params = self.config.get("params") or {}
+        if isinstance((params.get("vectors") or {}).get("size"), int):
+            # An unnamed vector alone is described without a name; beside others it is called "".
+            config["params"] = {**params, "vectors": {"": params["vectors"]}}
+        return dict(_flattened(config, ()))
 
 
 def _flattened(value: object, path: tuple[str, ...]) -> Iterator[tuple[str, object]]:

@@ -7,9 +7,9 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from string import Formatter
-from typing import Any
+from typing import Any, Protocol
 
-from qdrant_model_migration.domain.points import Payload
+from qdrant_model_migration.domain.points import Payload, Point
 from qdrant_model_migration.errors import Refused
 
 MAX_DEPTH = 6
@@ -45,6 +45,40 @@ def _opened(value: object) -> object:
         except (json.JSONDecodeError, RecursionError):
             return value
     return value
+
+
+class Texts(Protocol):
+    """Where the text of a point is: in its payload, or in a file."""
+
+    @property
+    def expression(self) -> str:
+        """How a person names it."""
+        ...
+
+    def of(self, point: Point) -> str | None:
+        """The text to embed; None when there is none: absent, blank or not a string."""
+        ...
+
+
+@dataclass(frozen=True)
+class NoTexts:
+    """For migrations that embed nothing."""
+
+    expression: str = ""
+
+    def of(self, point: Point) -> str | None:
+        return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnreadableTexts:
+    """For texts that lie in a file which is not there, or is another one. Whoever needs one is told so."""
+
+    expression: str
+    reason: str
+
+    def of(self, point: Point) -> str | None:
+        raise Refused(self.reason)
 
 
 @dataclass(frozen=True)
@@ -89,6 +123,10 @@ class TextSource:
     def parts(self) -> list[tuple[str, str | None]]:
         """A template as (text as it stands, path of the value behind it)."""
         return [(literal, name or None) for literal, name, _, _ in Formatter().parse(self.expression)]
+
+    def of(self, point: Point) -> str | None:
+        """The text of a point; see `extract`."""
+        return self.extract(point.payload)
 
     def extract(self, payload: Payload) -> str | None:
         """The text of a point, or None when there is none to embed: absent, blank or not a string.

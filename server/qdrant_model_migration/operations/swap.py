@@ -278,7 +278,7 @@ async def _refuse_if_changed(work: Work) -> None:
     """Operations were carried out on a source that was said to be frozen; harmless ones (an index, our own no-op) change no point."""
     work.progress.stage = "looking whether the source changed"
     tally = Tally()
-    async for _ in differences(work, await expectation(work, checks_embedded=False), tally):
+    async for _ in differences(work, await expectation(work, checks_made=False), tally):
         pass
     changed = sum(tally.differences.values())
     if changed:

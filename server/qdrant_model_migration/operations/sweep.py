@@ -67,7 +67,7 @@ async def sweep(work: Work, *, carries_deletes: bool) -> tuple[WriteGap, list[st
             "The collections have several shards, whose operations are not numbered together: late writes cannot be told from newer ones and are only counted."
         )
     pending: list[Difference] = []
-    expected = await expectation(work, checks_embedded=False)
+    expected = await expectation(work, checks_made=False)
     async for difference in differences(work, expected, Tally()):
         pending.append(difference)
         if len(pending) >= PAGE:
@@ -113,7 +113,7 @@ async def written_since(work: Work) -> list[str]:
                 found.append(f"{tag(difference.id)} ({difference.why})")
         pending.clear()
 
-    async for difference in differences(work, await expectation(work, checks_embedded=False), Tally()):
+    async for difference in differences(work, await expectation(work, checks_made=False), Tally()):
         pending.append(difference)
         if len(pending) >= PAGE:
             await look()
