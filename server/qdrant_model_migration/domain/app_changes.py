@@ -19,10 +19,10 @@ COPIED_FIELDS = {copied!r}  # source field -> target field
 
 
 class DualWriter:
-    def __init__(self, client: QdrantClient, embed_documents):
-        """`embed_documents`: list of texts -> list of vectors of {model} ({dimensions} dimensions), document side."""
+    def __init__(self, client: QdrantClient, embed_documents{text_parameter}):
+        """`embed_documents`: list of texts -> list of vectors of {model} ({dimensions} dimensions), document side.{text_document}"""
         self.client = client
-        self.embed_documents = embed_documents
+        self.embed_documents = embed_documents{text_kept}
 
     def upsert(self, points: list[models.PointStruct]) -> None:
         self.client.upsert(SOURCE, points, wait=True)
@@ -46,8 +46,8 @@ class DualWriter:
                 payload = record.payload or {{}}
                 held = record.vector if isinstance(record.vector, dict) else {{"": record.vector}}
                 vectors = {{new: held[old] for old, new in COPIED_FIELDS.items() if old in held}}
-                text = text_of(payload)
-                if text is not None:
+                text = {text_call}
+                if text is not None and text.strip():
                     vectors[NEW_FIELD] = list(self.embed_documents([text])[0])
                 vector = vectors[""] if set(vectors) == {{""}} else vectors
                 points.append(models.PointStruct(id=record.id, vector=vector, payload=payload))
@@ -55,10 +55,19 @@ class DualWriter:
                 self.client.upsert(TARGET, points, wait=True)
         except Exception:
             logging.getLogger("dual_write").warning("target not updated; the catch-up will", exc_info=True)
+{text_of}'''
 
+_FROM_PAYLOAD = {"text_parameter": "", "text_document": "", "text_kept": "", "text_call": "text_of(payload)"}
+_FROM_APP = {
+    "text_parameter": ", text_of",
+    "text_document": """
 
-{text_of}
-'''
+        `text_of`: a record of the source (with id and payload) -> its text as it is now, or None. The migration takes the texts from a
+        file, which knows nothing of what was written since it was made: fetch the text from where the app keeps it.
+        """,
+    "text_kept": "\n        self.text_of = text_of",
+    "text_call": "self.text_of(record)",
+}
 
 _READ_PATH = """\
 def read_path(payload: dict, path: str):
@@ -100,12 +109,20 @@ def text_of(payload: dict):
 """
 
 
-def dual_write_snippet(migration: Migration) -> str:
-    """Python for the plain client; a test runs it against real servers."""
-    from qdrant_model_migration.domain.texts import TextSource
+_TEXTS_WRITTEN_LATER = {
+    "dual_write": "The texts come from a file, which knows nothing of what is written after it was made: the dual-write snippet takes `text_of(record)`, by which the app "
+    "gives it the text as it is now.",
+    "live": "The texts come from a file, which knows nothing of what is written after it was made: a new point gets no new vector from it (on_missing_text), and a "
+    "point whose text changed keeps the vector of the old text. Use writes='dual_write' or 'frozen' unless only other fields change.",
+}
 
-    text = TextSource.parse(migration.text_field)
-    text_of = _TEXT_OF_TEMPLATE.format(parts=text.parts) if text.is_template else _TEXT_OF_PATH.format(path=migration.text_field)
+
+def dual_write_snippet(migration: Migration, has_texts_file: bool = False) -> str:
+    """Python for the plain client; a test runs it against real servers.
+
+    Where the texts come from a file, the app passes a function that knows the text of a record: the payload does not tell it.
+    """
+    text_of = "" if has_texts_file else f"\n\n{_text_of(migration.text_field)}{_READ_PATH}"
     return _SNIPPET.format(
         migration=migration.id,
         source=migration.source.collection,
@@ -114,11 +131,19 @@ def dual_write_snippet(migration: Migration) -> str:
         copied={r.source_field: r.field for r in migration.copies},
         model=migration.model.name,
         dimensions=migration.model.dimensions,
-        text_of=text_of + _READ_PATH,
+        text_of=text_of,
+        **(_FROM_APP if has_texts_file else _FROM_PAYLOAD),
     )
 
 
-def app_changes(migration: Migration, aliases: list[str], old_dimensions: int | None) -> list[str]:
+def _text_of(text_field: str) -> str:
+    from qdrant_model_migration.domain.texts import TextSource
+
+    text = TextSource.parse(text_field)
+    return _TEXT_OF_TEMPLATE.format(parts=text.parts) if text.is_template else _TEXT_OF_PATH.format(path=text_field)
+
+
+def app_changes(migration: Migration, aliases: list[str], old_dimensions: int | None, has_texts_file: bool = False) -> list[str]:
     """Whose queries and writes must change with the cutover, and how; one sentence each, in order."""
     model, target = migration.model, migration.target.collection
     using = f", using={migration.embed.field!r}" if migration.embed.field else ""
@@ -161,6 +186,8 @@ def app_changes(migration: Migration, aliases: list[str], old_dimensions: int | 
             "live": "Writers go on as they are; after the swap they must embed documents with the new model and write through the alias or to the new collection.",
         }[migration.writes]
     )
+    if has_texts_file and migration.writes != "frozen":
+        found.append(_TEXTS_WRITTEN_LATER[migration.writes])
     return found
 
 
