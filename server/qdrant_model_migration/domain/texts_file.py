@@ -103,12 +103,15 @@ def point_id(value: object) -> PointId | None:
     if found := _INTEGER.fullmatch(value):
         number = int(found[2])
         return number if number < 2**64 else None
-    return str(uuid.UUID(found[2])) if (found := _UUID.fullmatch(value)) else None
+    if found := _UUID.fullmatch(value):
+        digits = found[2].lower().replace("-", "")  # several times as quick as uuid.UUID, once a row
+        return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
+    return None
 
 
 def id_key(identifier: PointId) -> bytes:
     """8 bytes of an integer or 16 of a UUID."""
-    return identifier.to_bytes(8, "big") if isinstance(identifier, int) else uuid.UUID(identifier).bytes
+    return identifier.to_bytes(8, "big") if isinstance(identifier, int) else bytes.fromhex(identifier.replace("-", ""))
 
 
 def id_of_key(key: bytes) -> PointId:
