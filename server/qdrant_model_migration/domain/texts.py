@@ -1,4 +1,4 @@
-"""Which text of a payload is embedded? A field, a dotted path (through JSON held in a string too) or a template."""
+"""Which text of a point is embedded? A payload field, a dotted path (through JSON held in a string too), a template, or one from elsewhere."""
 
 from __future__ import annotations
 
@@ -21,18 +21,41 @@ class _Absent:
     """Tells a missing field from one that holds null."""
 
 
-_ABSENT = _Absent()
+ABSENT = _Absent()
+
+
+class Texts(Protocol):
+    """Where the texts of an `embed` recipe come from."""
+
+    @property
+    def expression(self) -> str:
+        """What messages and metadata call this source."""
+        ...
+
+    def of(self, point: Point) -> str | None:
+        """The text to embed, or None when there is none: absent, blank or not a string."""
+        ...
+
+
+@dataclass(frozen=True)
+class NoTexts:
+    """The texts of a migration that embeds nothing."""
+
+    expression: str = ""
+
+    def of(self, point: Point) -> str | None:
+        return None
 
 
 def read_path(payload: Mapping[str, Any], path: str) -> object:
-    """The value at a dotted path; a field whose own name holds dots wins; JSON in strings is opened on the way."""
+    """The value at a dotted path, ABSENT if there is none; a field whose own name holds dots wins; JSON in strings is opened on the way."""
     if path in payload:
         return payload[path]
     current: object = payload
     for part in path.split("."):
         current = _opened(current)
         if not isinstance(current, Mapping) or part not in current:
-            return _ABSENT
+            return ABSENT
         current = current[part]
     return current
 
@@ -45,29 +68,6 @@ def _opened(value: object) -> object:
         except (json.JSONDecodeError, RecursionError):
             return value
     return value
-
-
-class Texts(Protocol):
-    """Where the text of a point is: in its payload, or in a file."""
-
-    @property
-    def expression(self) -> str:
-        """How a person names it."""
-        ...
-
-    def of(self, point: Point) -> str | None:
-        """The text to embed; None when there is none: absent, blank or not a string."""
-        ...
-
-
-@dataclass(frozen=True)
-class NoTexts:
-    """For migrations that embed nothing."""
-
-    expression: str = ""
-
-    def of(self, point: Point) -> str | None:
-        return None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +125,7 @@ class TextSource:
         return [(literal, name or None) for literal, name, _, _ in Formatter().parse(self.expression)]
 
     def of(self, point: Point) -> str | None:
-        """The text of a point; see `extract`."""
+        """The text of a point, read from its payload."""
         return self.extract(point.payload)
 
     def extract(self, payload: Payload) -> str | None:
