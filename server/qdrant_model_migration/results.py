@@ -504,7 +504,7 @@ class CompareResult(Result):
 class Move(Wire):
     alias: str
     from_collection: str | None = Field(description="null when the alias is created")
-    to_collection: str
+    to_collection: str | None = Field(description="null when the alias is removed")
 
 
 class SwapPlan(Wire):
@@ -530,7 +530,7 @@ class WriteGap(Wire):
 class SwapOutcome(Wire):
     alias: str
     previous: str | None
-    current: str
+    current: str | None
     write_gap: WriteGap = WriteGap()
     notes: list[str] = []
 

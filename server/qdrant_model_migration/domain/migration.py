@@ -430,6 +430,26 @@ class EventRecord(BaseModel):
     text: str
 
 
+class Evidence(BaseModel):
+    """What a comparison of two models on a sample of a collection found, before there is a migration."""
+
+    model_config = ConfigDict(frozen=True)
+
+    baseline: str
+    candidate: str
+    verdict: str | None
+    text: str
+    at: str
+
+
+class HeldOut(BaseModel):
+    """The points that a linear map was judged on."""
+
+    model_config = ConfigDict(frozen=True)
+
+    point_ids: tuple[str, ...]
+
+
 class FailedRecord(BaseModel):
     """An accounted point: it failed or was skipped by a stated policy."""
 

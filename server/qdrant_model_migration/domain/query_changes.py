@@ -15,7 +15,7 @@ _HYBRID = """\
 hits = client.query_points(
     {collection!r},
     prefetch=[
-        models.Prefetch(query=embed_dense_query(text), using={dense!r}, limit=50),
+        models.Prefetch(query=embed_dense_query(text){dense}, limit=50),
         models.Prefetch(query={sparse}, using={field!r}, limit=50),
     ],
     query=models.FusionQuery(fusion=models.Fusion.RRF),
@@ -27,7 +27,7 @@ _RERANK = """\
 # Reranking: the dense query as before finds 100 points, the token vectors of {model} order them
 hits = client.query_points(
     {collection!r},
-    prefetch=models.Prefetch(query=embed_dense_query(text), using={dense!r}, limit=100),
+    prefetch=models.Prefetch(query=embed_dense_query(text){dense}, limit=100),
     query=embed_query_tokens(text),  # one row a token, query side
     using={field!r},
     limit=10,
@@ -42,7 +42,7 @@ def query_snippet(migration: Migration) -> str:
     model, made = migration.spec, migration.making
     # Through the alias where one moves: the app knows its own name for it.
     collection = migration.alias or (migration.source.collection if migration.is_in_place else migration.target.collection)
-    dense = migration.dense_field or ""
+    dense = f", using={migration.dense_field!r}" if migration.dense_field else ""
     match model.kind:
         case ModelKind.SPARSE:
             return _HYBRID.format(model=model.name, collection=collection, dense=dense, field=made.field, sparse=_sparse_query(model))

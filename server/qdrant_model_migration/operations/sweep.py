@@ -155,6 +155,9 @@ async def _decide(
     for difference in found:
         ours = cutover.carried.get(tag(difference.id))
         fate = fate_of(difference.kind, sources.get(difference.id), targets.get(difference.id), cutover, ours)
+        if fate in ("superseded", "keep") and work.migration.is_filling and difference.kind is Kind.CHANGED:
+            # Filling the new field numbers a point anew as an app's write does: which of them it was cannot be told.
+            fate = "unresolved" if (sources.get(difference.id) or 0) > (cutover.source_watermark or 0) else fate
         if fate == "carry" and difference.kind is Kind.EXTRA and not carries_deletes:
             fate = "unresolved"
         if fate == "carry":

@@ -127,7 +127,8 @@ async def _fit(work: Work, arguments: dict[str, Any]) -> BaseModel:
         sample_size=migration.sample_size or SAMPLE_SIZE,
         progress=show,
     )
-    await work.ledger.save_map(work.id, found, held_out)
+    await work.ledger.save_map(work.id, found)
+    await work.ledger.save_held_out(work.id, held_out)
     await work.change(lambda m: m.model_copy(update={"fitted": report}))
     await work.record("fitted", f"{report.kind}: recall@{report.k} {report.recall:.3f} ({report.ci_low:.3f} to {report.ci_high:.3f}) on {report.held_out} held-out points")
     return report

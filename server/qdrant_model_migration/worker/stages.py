@@ -9,7 +9,6 @@ import anyio
 from qdrant_model_migration.domain.catch_up import SMALL_LAG
 from qdrant_model_migration.domain.migration import Filled, Migration
 from qdrant_model_migration.domain.pacing import Budget
-from qdrant_model_migration.domain.quantization import QuantizationSettings
 from qdrant_model_migration.errors import Interrupted, MigrationError, Refused
 from qdrant_model_migration.operations.filling import FillPass, coverage, fill_pass
 from qdrant_model_migration.operations.requantize import apply
@@ -138,7 +137,3 @@ async def requantize(work: Work) -> None:
     if not outcome.is_ready:
         raise MigrationError("; ".join(outcome.notes))
 
-
-def previous_settings(migration: Migration) -> QuantizationSettings:
-    """The quantization as it was before the migration."""
-    return QuantizationSettings.model_validate(migration.previous)
