@@ -15,6 +15,9 @@ from qdrant_model_migration.results import ConfigDifference, VectorInfo
 METADATA_KEY = "model_migration"
 """Key of the collection's metadata under which provenance is kept."""
 
+NULL = "null"
+"""How a null of the metadata is shown: unlike elsewhere, it is a value there."""
+
 Json = dict[str, Any]
 
 
@@ -111,12 +114,8 @@ class Collection(BaseModel):
         return strict.get("max_query_limit") if strict.get("enabled") else None
 
     def flat_config(self) -> Json:
-        """Every setting by its dotted path: vectors, indexes and all; what holds nothing is left out."""
-        indexes = {
-            field: {"data_type": i.get("data_type"), **({"params": i["params"]} if i.get("params") else {})}
-            for field, i in self.payload_indexes.items()
-        }
-        config = {**self.config, "payload_indexes": indexes}
+        """Every setting by its dotted path: vectors, indexes and all; what is not set is left out."""
+        config = {**self.config, "payload_indexes": self.payload_indexes}
         params = self.config.get("params") or {}
         if isinstance((params.get("vectors") or {}).get("size"), int):
             # An unnamed vector alone is described without a name; beside others it is called "".
@@ -128,11 +127,16 @@ def _flattened(value: object, path: tuple[str, ...]) -> Iterator[tuple[str, obje
     if path == ("metadata", METADATA_KEY):
         # One fact, not eight.
         yield ".".join(path), value
-    elif isinstance(value, Mapping):
+    elif isinstance(value, Mapping) and (value or len(path) < 2):
         for key, inner in value.items():
             yield from _flattened(inner, (*path, str(key) if key != "" else '""'))
+    elif isinstance(value, Mapping):
+        # Empty, but there: a sparse field, or a binary quantization, with nothing set.
+        yield ".".join(path), {}
     elif value is not None:
         yield ".".join(path), value
+    elif path[0] == "metadata":
+        yield ".".join(path), NULL
 
 
 def is_same_setting(a: object, b: object) -> bool:

@@ -95,16 +95,28 @@ class Points:
         return [translate.point(p) for p in answer.points]
 
     async def search(
-        self, collection: str, vector: Sequence[float], *, using: str, limit: int, exact: bool, payload: bool = True
+        self,
+        collection: str,
+        vector: Sequence[float],
+        *,
+        using: str,
+        limit: int,
+        exact: bool,
+        payload: bool = True,
+        rescore: bool | None = None,
+        oversampling: float | None = None,
+        ignore_quantization: bool = False,
     ) -> list[Found]:
-        """Nearest points, best first; `exact` looks at every vector instead of the index."""
+        """Nearest points, best first; `exact` looks at every original vector instead of the index. The rest is for quantized fields."""
+        quantized = rescore is not None or oversampling is not None or ignore_quantization
+        how = models.QuantizationSearchParams(rescore=rescore, oversampling=oversampling, ignore=ignore_quantization) if quantized else None
         answer = await self._call(
             lambda: self._call.fast.query_points(
                 collection,
                 query=list(vector),
                 using=using or None,
                 limit=limit,
-                search_params=self._params(exact=exact),
+                search_params=self._params(exact=exact, quantization=how),
                 with_payload=payload,
             )
         )
@@ -208,9 +220,9 @@ class Points:
         answer = await self._call(lambda: self._call.rest.delete(collection, points_selector=nobody, wait=True))
         return answer.operation_id
 
-    def _params(self, *, exact: bool) -> models.SearchParams | None:
+    def _params(self, *, exact: bool, quantization: models.QuantizationSearchParams | None = None) -> models.SearchParams | None:
         """The embedded database always searches exactly, and warns when it is told how to."""
-        return None if self._call.connection.is_embedded else models.SearchParams(exact=exact)
+        return None if self._call.connection.is_embedded else models.SearchParams(exact=exact, quantization=quantization)
 
     def _client_for(self, points: Sequence[Point]) -> AsyncQdrantClient:
         if self._call.fast is self._call.rest:

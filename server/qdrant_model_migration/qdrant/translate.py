@@ -13,31 +13,38 @@ from qdrant_model_migration.domain.points import FLOAT_TOLERANCE, Payload, Point
 WIDE = 2**63
 
 
-def collection(name: str, info: models.CollectionInfo, aliases: Iterable[str], shard_keys: Iterable[str | int] = ()) -> Collection:
-    """A collection from the server's description."""
-    config: Json = info.config.model_dump(mode="json", exclude_none=True)
+def collection(name: str, info: Json, aliases: Iterable[str], shard_keys: Iterable[str | int] = ()) -> Collection:
+    """A collection from the server's own JSON; what it does not set is left out, but a null of the metadata is a value."""
+    stated: Json = info["config"]
+    config: Json = {key: value if key == "metadata" else _without_nulls(value) for key, value in stated.items() if value is not None}
+    # All that an index says of itself, but how many points are in it.
     indexes = {
-        field: {
-            "data_type": schema.data_type.value,
-            **({"params": schema.params.model_dump(mode="json", exclude_none=True)} if schema.params else {}),
-        }
-        for field, schema in (info.payload_schema or {}).items()
+        field: {key: _without_nulls(value) for key, value in schema.items() if key != "points" and value is not None}
+        for field, schema in (info.get("payload_schema") or {}).items()
     }
-    is_ok = info.optimizer_status == models.OptimizersStatusOneOf.OK
+    optimizers = info.get("optimizer_status")
+    is_ok = optimizers == "ok"
+    error = optimizers.get("error") if isinstance(optimizers, Mapping) else None
     return Collection(
         name=name,
-        points=info.points_count or 0,
+        points=info.get("points_count") or 0,
         fields=fields_of(config.get("params", {})),
         config=config,
         payload_indexes=indexes,
-        status=info.status.value,
+        status=info["status"],
         optimizer_ok=is_ok,
-        optimizer_error=None if is_ok else str(getattr(info.optimizer_status, "error", "unknown"))[:300],
-        segments=info.segments_count,
-        indexed_vectors=info.indexed_vectors_count,
+        optimizer_error=None if is_ok else str(error or "unknown")[:300],
+        segments=info.get("segments_count") or 0,
+        indexed_vectors=info.get("indexed_vectors_count"),
         aliases=tuple(sorted(aliases)),
         shard_keys=tuple(shard_keys),
     )
+
+
+def _without_nulls(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _without_nulls(inner) for key, inner in value.items() if inner is not None}
+    return value
 
 
 def vectors_of(vector: Any) -> dict[str, Any]:
@@ -135,9 +142,8 @@ def still_holds(point_id: PointId, observed: Payload, wanted: Payload, *, whole:
 
 
 def creation(create: Json) -> dict[str, Any]:
-    """Arguments of `create_collection` from our recorded request."""
-    # `params_after` is no part of the request: the gateway applies it by an update.
-    request = models.CreateCollection.model_validate({key: value for key, value in create.items() if key != "params_after"})
+    """Arguments of the client's `create_collection`, for the embedded database."""
+    request = models.CreateCollection.model_validate(create)
     return {
         "vectors_config": request.vectors if request.vectors is not None else {},
         "sparse_vectors_config": request.sparse_vectors,
