@@ -172,7 +172,9 @@ class Card(Wire):
     seconds: float | None = None
     cost_usd: float | None = None
     disk_bytes: int | None = Field(default=None, description="additional, while both collections exist")
-    ram_bytes: int | None = None
+    ram_bytes: int | None = Field(default=None, description="additional, while both collections exist")
+    disk_after_bytes: int | None = Field(default=None, description="additional when what is replaced has gone; negative: less than now")
+    ram_after_bytes: int | None = None
     app_changes: list[str] = []
     undo: str = ""
     measured_from: str = Field(default="", description="what the estimates rest on")
@@ -181,7 +183,6 @@ class Card(Wire):
 class Recommendation(Wire):
     strategy: str
     is_feasible: bool
-    is_implemented: bool = Field(description="whether create_target of this version carries it out")
     reasons: list[str] = []
     refusals: list[str] = []
     prerequisites: list[str] = []
@@ -239,6 +240,7 @@ class MapReport(Wire):
 class RecommendResult(Result):
     source_match: SourceMatch | None = None
     recommendations: list[Recommendation] = []
+    dimensions: list[DimensionQuality] = Field(default=[], description="what shortened vectors still find, size by size; a person chooses")
     models: list[UsableModel] = []
 
 
