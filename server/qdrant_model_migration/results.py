@@ -338,7 +338,9 @@ class StatusResult(WriteResult):
     error: str | None = None
     is_paused: bool = False
     is_filling: bool = Field(default=False, description="the readers have moved, and the new field is still being filled")
-    coverage: float | None = Field(default=None, description="share of the points that hold a field which is filled after the copy, or in place")
+    coverage: float | None = Field(
+        default=None, description="share of the points that hold a field which is filled after the copy, or in place"
+    )
     source: str = ""
     target: str = ""
     strategy: str = ""
@@ -385,7 +387,9 @@ class Verification(Wire):
     at: str = ""
     lease_epoch: int = 0
     source_operation: int | None = Field(default=None, description="number of the last operation on the source before the first look")
-    coverage: float | None = Field(default=None, description="share of the points that hold a field which is filled after the copy, or in place")
+    coverage: float | None = Field(
+        default=None, description="share of the points that hold a field which is filled after the copy, or in place"
+    )
 
 
 class VerifyResult(Result):
@@ -408,7 +412,9 @@ class VerifyResult(Result):
     bad_vector_samples: list[str] = []
     wrong_model_samples: list[str] = []
     sample_reasons: dict[str, str] = Field(default={}, description="what is wrong with each sample, by point id")
-    coverage: float | None = Field(default=None, description="share of the points that hold a field which is filled after the copy, or in place")
+    coverage: float | None = Field(
+        default=None, description="share of the points that hold a field which is filled after the copy, or in place"
+    )
     progress: Progress | None = None
 
 

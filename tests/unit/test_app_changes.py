@@ -13,6 +13,7 @@ from qdrant_model_migration.domain.app_changes import app_changes, dual_write_sn
 from qdrant_model_migration.domain.migration import Endpoint, Migration, Recipe
 from qdrant_model_migration.domain.model import ModelSpec
 from qdrant_model_migration.domain.texts import TextSource
+from qdrant_model_migration.domain.texts_file import TextsFile
 from tests.servers import QdrantServer
 
 
@@ -101,9 +102,12 @@ def test_with_a_texts_file_the_app_gives_the_text_itself() -> None:
         space["DualWriter"](None, embed)
 
 
+FILE = TextsFile(name="texts.jsonl", format="jsonl", sha256="0" * 64, size_bytes=1, rows=1, integers=1, uuids=0, first_id="i:1")
+
+
 def test_writes_that_a_texts_file_does_not_know_are_told() -> None:
     def told_of(writes: str, has_texts_file: bool) -> bool:
-        found = app_changes(migration(writes=writes), ["live"], 8, has_texts_file=has_texts_file)
+        found = app_changes(migration(writes=writes, texts=FILE if has_texts_file else None), ["live"], 8)
         return "knows nothing of what is written after it was made" in found[-1]
 
     assert [told_of(writes, True) for writes in ("frozen", "dual_write", "live")] == [False, True, True]

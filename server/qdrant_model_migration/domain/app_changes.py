@@ -158,10 +158,7 @@ def app_changes(migration: Migration, aliases: list[str], old_dimensions: int | 
             "Queries and writes stay as they are. What the index finds afterwards is measured; migration_status and the report say which search parameters "
             "(rescore, oversampling) bring back what is lost."
         ]
-    if migration.keeps_old_field:
-        found = _beside(migration)
-    else:
-        found = _replaced(migration, old_dimensions)
+    found = _beside(migration) if migration.keeps_old_field else _replaced(migration, old_dimensions)
     if not aliases and not migration.is_in_place:
         found.append(
             f"No alias points to {migration.source.collection!r}: the app names the collection itself, so it must be changed to the alias that the swap creates, or to "
@@ -190,7 +187,9 @@ def _replaced(migration: Migration, old_dimensions: int | None) -> list[str]:
             f"by its own name (not through the alias, which may move in between); then the swap is enough. {query}."
         )
         return found
-    found.append(f"{query}, from the moment their collection is {target!r}: model and collection change together, in one release of each reader.")
+    found.append(
+        f"{query}, from the moment their collection is {target!r}: model and collection change together, in one release of each reader."
+    )
     if old_dimensions != model.dimensions:
         found.append(
             f"A reader that still queries with the old model ({old_dimensions} dimensions) through a swapped alias fails with 'Wrong input: Vector dimension error'."
@@ -205,7 +204,9 @@ def _replaced(migration: Migration, old_dimensions: int | None) -> list[str]:
             "current until the last old reader is gone, and swap the old alias only then."
         )
     else:
-        found.append(f"Name {target!r} or a new alias in the release that has the new model, or swap the alias at the moment of the deploy.")
+        found.append(
+            f"Name {target!r} or a new alias in the release that has the new model, or swap the alias at the moment of the deploy."
+        )
     return found
 
 

@@ -189,7 +189,9 @@ def breaks_of(migration: Migration, moves: tuple[Moved, ...], old_dimensions: in
     names = named(moves)
     model = migration.spec
     if migration.keeps_old_field:
-        found = [f"No query breaks: {names} leads to a collection that answers the old queries as before, beside the new field {migration.making.field!r}."]
+        found = [
+            f"No query breaks: {names} leads to a collection that answers the old queries as before, beside the new field {migration.making.field!r}."
+        ]
         if migration.has_fill_stage:
             share = migration.filled.share if migration.filled is not None else 0.0
             found.append(
@@ -225,7 +227,9 @@ def breaks_back(migration: Migration, names: str) -> str:
     """Whose queries change when the aliases move back."""
     if migration.keeps_old_field:
         return f"Queries through {names} that use {migration.making.field!r} fail from that moment: the old collection has no such vector. Old queries go on."
-    return f"From that moment queries through {names} must be embedded with the old model ({migration.current_model or 'not stated'}) again."
+    return (
+        f"From that moment queries through {names} must be embedded with the old model ({migration.current_model or 'not stated'}) again."
+    )
 
 
 def shown(facts: SwapFacts, code: str, expires_at: str) -> SwapPlan:

@@ -20,7 +20,7 @@ BINARY_DIMENSIONS = 1024
 """Qdrant's guide names models of 1,024 and more dimensions for binary quantization."""
 TOLERATED_LOSS = 0.01
 """Of recall: what is lost less than this needs no search parameters."""
-_REQUESTED: dict[Kind, Json] = {
+REQUESTED: dict[Kind, Json] = {
     # The quantile cuts off outliers, which would widen the steps of all; always_ram is what makes searches fast.
     "scalar": {"scalar": {"type": "int8", "quantile": 0.99, "always_ram": True}},
     "product": {"product": {"compression": "x16", "always_ram": True}},
@@ -57,7 +57,7 @@ def settings_of(collection: Collection) -> QuantizationSettings:
 
 def requested(kind: Kind) -> Json | None:
     """The configuration that a kind stands for; None for off."""
-    return None if kind == "off" else _REQUESTED[kind]
+    return None if kind == "off" else REQUESTED[kind]
 
 
 def is_same(one: Json | None, other: Json | None) -> bool:
@@ -141,7 +141,7 @@ def warnings(kind: Kind, collection: Collection, field: VectorField) -> list[str
         found.append("Product quantization saves most memory, but builds slowly and searches slower and less exactly than scalar.")
     if now is not None and kind in now:
         found.append(
-            f"It is {kind} quantization already, with other parameters ({now[kind]}); they are replaced by {_REQUESTED[kind][kind]}."
+            f"It is {kind} quantization already, with other parameters ({now[kind]}); they are replaced by {REQUESTED[kind][kind]}."
         )
     if kind == "off" and (field.config.get("hnsw_config") or collection.config.get("hnsw_config") or {}).get("inline_storage"):
         found.append("hnsw_config.inline_storage works with quantized vectors only: it will be without effect.")

@@ -16,7 +16,6 @@ from qdrant_model_migration.domain.migration import Recipe
 from qdrant_model_migration.domain.points import FLOAT_TOLERANCE, Payload, Point, PointId, payload_digest, tag, vector_problem
 from qdrant_model_migration.domain.texts import Texts
 
-
 DERIVED_TOLERANCE = {"float32": 1e-5, "float16": 2e-3}
 """Largest difference of one number of a unit vector that single and half precision explain."""
 

@@ -91,9 +91,7 @@ def _order(a: Point | None, b: Point | None) -> int:
     return (x > y) - (x < y)
 
 
-async def scan(
-    work: Work, gateway: Gateway, collection: str, vectors: Sequence[str], *, derives: bool = False
-) -> AsyncIterator[Point]:
+async def scan(work: Work, gateway: Gateway, collection: str, vectors: Sequence[str], *, derives: bool = False) -> AsyncIterator[Point]:
     """Every point in id order; with what the recipe makes of its vectors where `derives`."""
     offset: PointId | None = None
     while True:

@@ -140,9 +140,7 @@ async def _write(work: Work, points: Sequence[Point]) -> list[Point]:
     return written
 
 
-async def _look_back(
-    work: Work, written: Sequence[Point], texts: dict[PointId, str | None], *, is_stopping: Callable[[], bool]
-) -> None:
+async def _look_back(work: Work, written: Sequence[Point], texts: dict[PointId, str | None], *, is_stopping: Callable[[], bool]) -> None:
     """Read the texts again after the write; a vector of a text that is no longer there is replaced, or taken away with its text."""
     field, name = work.made_field, work.migration.target.collection
     suspects = list(written)

@@ -169,8 +169,7 @@ async def finish(work: Work, *, action: Action, snapshot_first: bool, code: str)
     await work.ledger.use_plan(work.id, code)
     plan = await _facts(work.context, migration, action, snapshot_first=snapshot_first)
     if migration.is_in_place:
-        deleted, snapshot = await carry_out_in_place(work, action, snapshot_first=snapshot_first)
-        return await _ended(work, action, code, plan, deleted, snapshot)
+        return await _ended(work, action, code, plan, *await carry_out_in_place(work, action, snapshot_first=snapshot_first))
     gateway = work.source if action == "delete_old" else work.target
     doomed = {"keep_old": None, "delete_old": migration.source.collection, "discard_new": migration.target.collection}[action]
     if not plan.deletes and (not is_resumed or await gateway.exists(doomed or "")):

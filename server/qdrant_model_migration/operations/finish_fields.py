@@ -33,7 +33,9 @@ async def check_filled(context: OperationContext, migration: Migration) -> None:
     field, verification = migration.making.field, migration.verification
     call = f"start_backfill(migration_id={migration.id!r})"
     if migration.is_fill_due:
-        raise Refused(f"Nothing was deleted: {field!r} was not filled yet. Call {call} first; until then only the old field can be searched.")
+        raise Refused(
+            f"Nothing was deleted: {field!r} was not filled yet. Call {call} first; until then only the old field can be searched."
+        )
     if verification is None or not verification.is_complete or verification.coverage is None or (migration.filled is None):
         raise Refused(
             f"Nothing was deleted: it is not proven that {field!r} is complete. Call verify_target(migration_id={migration.id!r}); if something is missing, {call}."
@@ -77,7 +79,9 @@ async def in_place_facts(context: OperationContext, migration: Migration, action
     if action == "delete_old":
         old = old_field_of(migration)
         if old is None:
-            raise Refused(f"Nothing was deleted: '{migration.strategy}' replaces nothing, so there is nothing old. End it with action='keep_old'.")
+            raise Refused(
+                f"Nothing was deleted: '{migration.strategy}' replaces nothing, so there is nothing old. End it with action='keep_old'."
+            )
         await check_filled(context, migration)
         deletes, kept, warnings = await old_field_plan(gateway, migration, old)
         keeps = [*kept, *keeps]

@@ -72,5 +72,3 @@ async def _is_ours(gateway: Gateway, migration: Migration) -> bool:
     if isinstance(mark, dict) or (await gateway.facts()).can("collection_metadata"):
         return isinstance(mark, dict) and mark.get("migration_id") == migration.id
     return not found.points and {(f.name, f.size) for f in found.fields} == {(f.name, f.size) for f in fields_of(migration.create)}
-
-

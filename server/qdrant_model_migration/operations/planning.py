@@ -9,11 +9,11 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from qdrant_model_migration.domain import quantization
 from qdrant_model_migration.domain.app_changes import app_changes
 from qdrant_model_migration.domain.collection import Collection, VectorField
 from qdrant_model_migration.domain.migration import Endpoint, Gate, Migration
 from qdrant_model_migration.domain.model import ModelKind, ModelSpec
-from qdrant_model_migration.domain import quantization
 from qdrant_model_migration.domain.strategies import Strategy
 from qdrant_model_migration.domain.target import TargetPlan, default_field, name_problem, plan_target, target_name
 from qdrant_model_migration.domain.texts import NoTexts, Texts, TextSource, text_statistics
@@ -220,9 +220,7 @@ async def _text_source(gateway: Gateway, source: Collection, wanted: str | None)
     return text
 
 
-async def _match(
-    context: OperationContext, sides: Sides, old: VectorField | None, texts: Texts, request: Request
-) -> SourceMatch | None:
+async def _match(context: OperationContext, sides: Sides, old: VectorField | None, texts: Texts, request: Request) -> SourceMatch | None:
     if request.current_model is None or old is None or isinstance(texts, NoTexts):
         return None
     return await source_match(context, sides.source_gateway, sides.source, old, texts, request.current_model)
@@ -264,7 +262,7 @@ def _quantization(request: Request, spec: ModelSpec) -> dict[str, object] | None
     """Of the made field; None leaves it as the old field's."""
     if request.quantization is None or spec.kind is ModelKind.SPARSE:
         return None
-    return quantization.REQUESTED[request.quantization]
+    return dict(quantization.REQUESTED.get(request.quantization, {}))
 
 
 async def _taken(context: OperationContext, sides: Sides, request: Request, spec: ModelSpec) -> str:

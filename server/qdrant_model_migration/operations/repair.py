@@ -103,9 +103,7 @@ async def _embed_wrong_again(work: Work) -> int:
     async for page in _pages(work, name, fields):
         checked = [(p, text) for p in page if (text := work.texts.of(p)) and p.vectors.get(work.made_field) is not None]
         if checked:
-            result = await agreement(
-                embedder, [t for _, t in checked], [p.vectors[work.made_field] for p, _ in checked], datatype=datatype
-            )
+            result = await agreement(embedder, [t for _, t in checked], [p.vectors[work.made_field] for p, _ in checked], datatype=datatype)
             wrong = [checked[i][0] for i in result.wrong]
             if work.migration.serves_while_filled:
                 rewritten += await rewrite_vectors(work, wrong, is_stopping=lambda: False)
@@ -118,3 +116,4 @@ async def _embed_wrong_again(work: Work) -> int:
             ]
             await rewrite(work, found)
             rewritten += len(found)
+    return rewritten

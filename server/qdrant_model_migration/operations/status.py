@@ -205,7 +205,9 @@ def _next_step(migration: Migration, answer: StatusResult) -> tuple[NextStep | N
             return None, min(eta, 3600)
         return NextStep(tool="migration_status", arguments={**me, "wait_seconds": 30}, why="wait for the backfill"), None
     if phase is Phase.CUT_OVER and migration.is_fill_due:
-        return NextStep(tool="start_backfill", arguments=me, why="the readers are on the copy: fill its new field now, while the app goes on"), None
+        return NextStep(
+            tool="start_backfill", arguments=me, why="the readers are on the copy: fill its new field now, while the app goes on"
+        ), None
     if phase is Phase.CUT_OVER and migration.has_fill_stage and _is_unverified_fill(migration):
         return NextStep(tool="verify_target", arguments=me, why="prove that the new field is complete"), None
     if phase is Phase.ROLLED_BACK and migration.error:

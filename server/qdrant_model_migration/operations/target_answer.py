@@ -22,14 +22,20 @@ def would_create(migration: Migration, has_ledger: bool, ledger: str) -> list[st
     fields = fields_of(migration.create)
     described = ", ".join(f"{f.name or 'unnamed vector'}: {f.size or 'sparse'}" for f in fields)
     if migration.made is None:
-        found.append(f"with start_backfill: quantization '{migration.quantization}' of {migration.dense_field or 'the unnamed vector'!r} in {migration.source.collection!r}")
+        found.append(
+            f"with start_backfill: quantization '{migration.quantization}' of {migration.dense_field or 'the unnamed vector'!r} in {migration.source.collection!r}"
+        )
         return found
     if migration.is_in_place:
-        found.append(f"vector field {described} in {migration.source.collection!r}, empty at first, and what it is in the collection's metadata")
+        found.append(
+            f"vector field {described} in {migration.source.collection!r}, empty at first, and what it is in the collection's metadata"
+        )
     else:
         found.append(f"collection {migration.target.collection!r} ({described}), empty, index building off")
     if migration.making.kind == "linear_map":
-        found.append(f"before that: a linear map, fitted and judged on a sample of up to {migration.sample_size or SAMPLE_SIZE:,} points, kept in {ledger!r}")
+        found.append(
+            f"before that: a linear map, fitted and judged on a sample of up to {migration.sample_size or SAMPLE_SIZE:,} points, kept in {ledger!r}"
+        )
     found += [f"payload index on {field!r} ({index['data_type']})" for field, index in sorted(migration.indexes.items())]
     found.append("for less than a second: a scratch collection and an alias, to prove the rights of the key and the insert-only guard")
     return found
@@ -68,7 +74,7 @@ async def answer(
             "Without current_model (the model of the stored vectors) the old and the new model cannot be compared after the backfill. If it is known, "
             "create the target with it."
         )
-    elif match.is_match and migration.model is not None and match.model == migration.model.name:
+    if match is not None and match.is_match and migration.model is not None and match.model == migration.model.name:
         warnings.append(
             f"The stored vectors are those of {match.model!r} for {match.text_field!r} already: nothing would change but the collection."
         )
@@ -101,9 +107,7 @@ async def answer(
         summary=context.notice(migration.source.connection) + summary,
         warnings=warnings,
         next_step=None if is_dry_run else step,
-        undo="Nothing was changed."
-        if is_dry_run
-        else undo_of(migration),
+        undo="Nothing was changed." if is_dry_run else undo_of(migration),
         migration_id=migration.id,
         phase=migration.phase.value,
         is_dry_run=is_dry_run,
@@ -163,6 +167,8 @@ async def fitting(context: OperationContext, gateway: Gateway, migration: Migrat
         update={
             "summary": f"{context.notice(migration.source.connection)}The linear map of migration {migration.id} is being fitted and judged on a sample; nothing is created yet.",
             "state": "running",
-            "next_step": NextStep(tool="create_target", arguments=arguments, why="it goes on in the background; the same call attaches to it"),
+            "next_step": NextStep(
+                tool="create_target", arguments=arguments, why="it goes on in the background; the same call attaches to it"
+            ),
         }
     )

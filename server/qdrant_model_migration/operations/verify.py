@@ -132,7 +132,9 @@ async def verify_filled(work: Work, *, provenance_sample: int) -> Verification:
     diff = planned_differences(migration, target)
     problems = [f"{lacking:,} points lack the vector {made.field!r} although they have a text"] if made is not None and lacking else []
     problems += [f"{unfit} points with a bad vector"] if unfit else []
-    problems += [f"{provenance.wrong} of {provenance.sampled} sampled vectors do not come from the stated model"] if provenance.wrong else []
+    problems += (
+        [f"{provenance.wrong} of {provenance.sampled} sampled vectors do not come from the stated model"] if provenance.wrong else []
+    )
     problems += [f"configuration differs in {', '.join(d.path for d in diff[:5])}"] if diff else []
     problems += [] if is_ready else ["the index is still being built"]
     return Verification(

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from qdrant_model_migration.domain.collection import Collection
 from qdrant_model_migration.domain.migration import EventRecord, Migration, Pace, Recipe
 from qdrant_model_migration.domain.points import Point, PointId
-from qdrant_model_migration.domain.texts import NoTexts, Texts, TextSource
+from qdrant_model_migration.domain.texts import NoTexts, Texts, TextSource, UnreadableTexts
 from qdrant_model_migration.embedders.base import AnyEmbedder
 from qdrant_model_migration.errors import ModelNotUsable, Refused
 from qdrant_model_migration.operations.context import OperationContext, now

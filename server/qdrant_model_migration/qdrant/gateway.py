@@ -15,8 +15,8 @@ from qdrant_model_migration.errors import AccessDenied, ConnectionFailed, Migrat
 from qdrant_model_migration.qdrant import translate
 from qdrant_model_migration.qdrant.client import Caller, close_caller, open_caller
 from qdrant_model_migration.qdrant.points import Points
-from qdrant_model_migration.qdrant.vectors import Vectors
 from qdrant_model_migration.qdrant.raw import Raw
+from qdrant_model_migration.qdrant.vectors import Vectors
 from qdrant_model_migration.settings import Connection
 
 Version = tuple[int, int, int]

@@ -90,7 +90,9 @@ async def prove_fill(gateway: Gateway) -> None:
     await gateway.require("update_filter", "filling a vector field that overwrites nothing")
     fields = {"vectors": {"old": {"size": 1, "distance": "Dot"}, "new": {"size": 1, "distance": "Dot"}}}
     async with _scratch(gateway, fields) as name:
-        await gateway.points.write(name, [Point(id=1, payload={}, vectors={"old": [1.0], "new": [1.0]}), Point(id=2, payload={}, vectors={"old": [1.0]})])
+        await gateway.points.write(
+            name, [Point(id=1, payload={}, vectors={"old": [1.0], "new": [1.0]}), Point(id=2, payload={}, vectors={"old": [1.0]})]
+        )
         await gateway.vectors.fill(name, "new", [Point(id=i, payload={}, vectors={"new": [2.0]}) for i in (1, 2)])
         found = await gateway.points.retrieve(name, [1, 2], vectors=["old", "new"])
         if {i: p.vectors for i, p in found.items()} != {1: {"old": [1.0], "new": [1.0]}, 2: {"old": [1.0], "new": [2.0]}}:

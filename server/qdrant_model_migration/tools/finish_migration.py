@@ -10,7 +10,8 @@ from mcp.server.mcpserver.resolve import Resolve
 from pydantic import Field
 
 from qdrant_model_migration.domain.migration import Migration
-from qdrant_model_migration.operations.finish import Action, plan_finish, recovery, why_void
+from qdrant_model_migration.operations.finish import plan_finish, recovery, why_void
+from qdrant_model_migration.operations.finish_fields import Action
 from qdrant_model_migration.operations.requests import carry_out
 from qdrant_model_migration.operations.status import find_migration
 from qdrant_model_migration.results import FinishOutcome, FinishResult, NextStep

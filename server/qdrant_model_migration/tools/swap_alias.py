@@ -125,7 +125,9 @@ def _swapped(notice: str, migration: Migration, direction: Direction, outcome: S
         warnings.append(
             f"{gap.unresolved} points differ and it cannot be told which side is newer, for example {', '.join(gap.unresolved_samples[:3])}."
         )
-    fills = NextStep(tool="start_backfill", arguments={"migration_id": migration.id}, why="fill the new field of the collection that serves now")
+    fills = NextStep(
+        tool="start_backfill", arguments={"migration_id": migration.id}, why="fill the new field of the collection that serves now"
+    )
     step = (
         fills
         if direction == "forward" and migration.is_fill_due
@@ -157,7 +159,9 @@ def _app_changes(migration: Migration, direction: Direction) -> list[str]:
         return list(migration.app_changes)
     old = migration.current_model or "the old model"
     if migration.keeps_old_field:
-        return [f"Readers of {migration.making.field!r} go back to their old queries; the others go on as they are. Writers write to {migration.source.collection!r} again."]
+        return [
+            f"Readers of {migration.making.field!r} go back to their old queries; the others go on as they are. Writers write to {migration.source.collection!r} again."
+        ]
     return [
         f"Queries through the alias must be embedded with {old} again, from the moment it points to {migration.source.collection!r}.",
         f"Writers write to {migration.source.collection!r} again, with vectors of {old}.",

@@ -15,8 +15,8 @@ from qdrant_model_migration.errors import ConnectionFailed, Interrupted, LeaseLo
 from qdrant_model_migration.operations.catch_up import catch_up_pass
 from qdrant_model_migration.operations.compare import compare_migration
 from qdrant_model_migration.operations.context import now
-from qdrant_model_migration.operations.fitting import SAMPLE_SIZE, fit
 from qdrant_model_migration.operations.finish import finish
+from qdrant_model_migration.operations.fitting import SAMPLE_SIZE, fit
 from qdrant_model_migration.operations.repair import repair
 from qdrant_model_migration.operations.swap import swap
 from qdrant_model_migration.operations.verify import verify
@@ -130,7 +130,10 @@ async def _fit(work: Work, arguments: dict[str, Any]) -> BaseModel:
     await work.ledger.save_map(work.id, found)
     await work.ledger.save_held_out(work.id, held_out)
     await work.change(lambda m: m.model_copy(update={"fitted": report}))
-    await work.record("fitted", f"{report.kind}: recall@{report.k} {report.recall:.3f} ({report.ci_low:.3f} to {report.ci_high:.3f}) on {report.held_out} held-out points")
+    await work.record(
+        "fitted",
+        f"{report.kind}: recall@{report.k} {report.recall:.3f} ({report.ci_low:.3f} to {report.ci_high:.3f}) on {report.held_out} held-out points",
+    )
     return report
 
 

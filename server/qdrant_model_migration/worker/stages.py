@@ -27,6 +27,7 @@ async def fill(work: Work, is_asked_to_stop: Callable[[], bool]) -> None:
         MigrationError: writers drop the vector as fast as it is filled.
     """
     meter = await _Meter.of(work, lambda: is_asked_to_stop() or work.pace.is_paused)
+    found = FillPass()
     for _ in range(MOST_FILLS):
         found = await fill_pass(
             work, is_stopping=meter.is_stopping, on_window=meter.count, concurrency=work.pace.concurrency or DEFAULT_CONCURRENCY
@@ -34,7 +35,10 @@ async def fill(work: Work, is_asked_to_stop: Callable[[], bool]) -> None:
         is_over = _is_over(work, found, meter)
         meter.add(found)
         filled = (await coverage(work, without_text=found.without_text)).model_copy(update={"has_converged": is_over})
-        if filled.model_copy(update={"at": ""}) != (work.migration.filled or filled).model_copy(update={"at": ""}) or work.migration.filled is None:
+        if (
+            filled.model_copy(update={"at": ""}) != (work.migration.filled or filled).model_copy(update={"at": ""})
+            or work.migration.filled is None
+        ):
             await _record(work, filled)
         if is_over:
             return
@@ -136,4 +140,3 @@ async def requantize(work: Work) -> None:
     await work.record("requantized", "; ".join([*outcome.advice[:1], *outcome.notes[:2]]) or f"{migration.quantization} set")
     if not outcome.is_ready:
         raise MigrationError("; ".join(outcome.notes))
-
