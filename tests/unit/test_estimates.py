@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from qdrant_model_migration.domain import estimates
@@ -123,7 +125,8 @@ def test_what_is_deleted_here_frees_nothing_on_another_server() -> None:
 )
 @pytest.mark.parametrize("is_own", [True, False])
 def test_room_of_another_quantization(present: Json, chosen: str, change: int, *, is_own: bool) -> None:
-    field = dense(**({"quantization_config": present} if is_own else {}))
+    own: dict[str, Any] = {"quantization_config": present} if is_own else {}
+    field = dense(**own)
     collection = Collection(name="c", points=POINTS, fields=(field,), config={} if is_own else {"quantization_config": present})
     room = room_for("requantize", collection, field, None, 0.0, quantization=chosen)
     assert room.disk_after_bytes == change

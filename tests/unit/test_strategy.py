@@ -14,7 +14,7 @@ from qdrant_model_migration.domain.strategies import STRATEGY
 from qdrant_model_migration.domain.strategy import SERVES, STRATEGIES, Advice, Goal, Observations, advise, is_matryoshka, size_remark
 from qdrant_model_migration.domain.strategy_facts import is_added_in_place
 from qdrant_model_migration.qdrant.gateway import ServerFacts
-from qdrant_model_migration.results import SourceMatch
+from qdrant_model_migration.results import DimensionQuality, SourceMatch
 
 DENSE = VectorField(name="text", kind=FieldKind.DENSE, size=384, distance="Cosine")
 UNNAMED = DENSE.model_copy(update={"name": ""})
@@ -30,10 +30,11 @@ MRL = ModelSpec(name="openai:text-embedding-3-large", dimensions=384, is_local=F
 MRL_256 = ModelSpec(name="openai:text-embedding-3-large@256", dimensions=256, is_local=False)
 PLAIN = ModelSpec(name="fastembed:plain", dimensions=384)
 PLAIN_256 = ModelSpec(name="fastembed:plain@256", dimensions=256)
+FOUND = DimensionQuality(dimensions=192, recall_at_k=0.62, ci_low=0.6, ci_high=0.64, k=10, sample=1000)
 
-HYBRID = {"goal": Goal.ADD_SPARSE, "model": BM25}
-SPLADED = {"goal": Goal.ADD_SPARSE, "model": SPLADE}
-RERANK = {"goal": Goal.ADD_MULTIVECTOR, "model": COLBERT}
+HYBRID: dict[str, Any] = {"goal": Goal.ADD_SPARSE, "model": BM25}
+SPLADED: dict[str, Any] = {"goal": Goal.ADD_SPARSE, "model": SPLADE}
+RERANK: dict[str, Any] = {"goal": Goal.ADD_MULTIVECTOR, "model": COLBERT}
 QUANTIZE: dict[str, Any] = {"goal": Goal.CHANGE_QUANTIZATION, "model": None}
 SHRINK: dict[str, Any] = {"goal": Goal.SHRINK_VECTORS, "model": MRL_256, "current": MRL}
 
@@ -42,7 +43,7 @@ def matched(model: str, *, is_match: bool = True) -> SourceMatch:
     return SourceMatch(model=model, text_field="text", sampled=32, threshold=0.99, is_match=is_match)
 
 
-CUT = {**SHRINK, "match": matched(MRL.name)}
+CUT: dict[str, Any] = {**SHRINK, "match": matched(MRL.name)}
 
 
 def seen(
@@ -157,7 +158,8 @@ def test_a_field_is_added_in_place_from_1_18(strategy: str, changes: dict[str, A
 @pytest.mark.parametrize(
     ("strategy", "field", "is_embedded", "expected"),
     [
-        ("add_sparse", UNNAMED, True, True),
+        ("add_sparse", UNNAMED, True, False),
+        ("add_sparse", DENSE, True, True),
         ("add_multivector", UNNAMED, True, False),
         ("add_multivector", DENSE, True, True),
         ("add_multivector", UNNAMED, False, True),
@@ -207,7 +209,11 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("add_multivector", {"goal": Goal.ADD_MULTIVECTOR, "model": None}, "No model was named"),
     ("truncate", {**CUT, "model": None, "current": None}, "pass current_model"),
     ("truncate", {"goal": Goal.SHRINK_VECTORS, "model": None, "current": PLAIN}, "not known to be a Matryoshka"),
-    ("truncate", {"goal": Goal.SHRINK_VECTORS, "model": PLAIN_256, "current": PLAIN, "cut_recall": 0.62}, "62% of their true neighbours"),
+    (
+        "truncate",
+        {"goal": Goal.SHRINK_VECTORS, "model": PLAIN_256, "current": PLAIN, "cut": FOUND},
+        "Cut to 192 they find 62% of their true neighbours",
+    ),
     ("truncate", {"goal": Goal.SHRINK_VECTORS, "model": SMALL, "current": MRL}, "another model than"),
     ("truncate", {"goal": Goal.SHRINK_VECTORS, "model": MRL, "current": MRL}, "384 dimensions are not fewer"),
     ("truncate", {**SHRINK, "match": matched(MRL.name, is_match=False)}, "source_match"),
@@ -217,6 +223,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("linear_map", {"goal": Goal.COMPARE_MODELS}, "would not judge the model itself"),
     ("requantize", {**QUANTIZE, "is_embedded": True}, "does not quantize"),
     ("requantize", {**QUANTIZE, "field": None}, "no dense vector"),
+    ("requantize", {**QUANTIZE, "field": UINT8}, "nothing to gain"),
     ("requantize", {}, "does not reach the goal"),
 ]
 
@@ -233,6 +240,7 @@ ALLOWED: list[tuple[str, dict[str, Any]]] = [
     ("truncate", {**CUT, **NO_TEXT}),
     ("requantize", {**QUANTIZE, **NO_TEXT}),
     ("truncate", {"goal": Goal.SHRINK_VECTORS, "model": PLAIN_256, "current": PLAIN, "has_passed_comparison": True}),
+    ("requantize", {**QUANTIZE, "field": UINT8, "collection": {"config": {"quantization_config": {"scalar": {}}}}}),
     ("truncate", {**CUT, "field": DENSE.model_copy(update={"datatype": "float16"})}),
     ("new_collection", {"text_field": None, "has_texts_file": True}),
     ("new_collection", {"collection": {"shard_keys": ("a", "b")}}),
@@ -368,11 +376,12 @@ TOLD: list[tuple[str, dict[str, Any], str]] = [
     ("truncate", CUT, "nothing is re-embedded, and no text is needed"),
     ("truncate", CUT, "384 -> 256 dimensions"),
     ("truncate", {**CUT, "model": None}, "A choice of dimensions"),
-    ("truncate", {**CUT, "has_passed_comparison": True, "cut_recall": 0.97}, "97% of the true neighbours"),
+    ("truncate", {**CUT, "has_passed_comparison": True}, "has passed"),
+    ("truncate", {**CUT, "cut": FOUND}, "find 62% of their true neighbours"),
     ("linear_map", {"points": 200_000_000}, "only a sample"),
     ("linear_map", {}, "below the floor"),
     ("requantize", QUANTIZE, "no text, no model, no copy"),
-    ("requantize", {**QUANTIZE, "field": UINT8}, "uint8 already"),
+    ("requantize", QUANTIZE, "lie in RAM"),
     ("requantize", QUANTIZE, "at 384 take scalar"),
     ("requantize", QUANTIZE, "rescore"),
 ]

@@ -9,7 +9,7 @@ from typing import Literal
 from qdrant_model_migration.domain.collection import Collection, VectorField
 from qdrant_model_migration.domain.model import ModelName, ModelSpec
 from qdrant_model_migration.domain.strategies import STRATEGY
-from qdrant_model_migration.results import SourceMatch
+from qdrant_model_migration.results import DimensionQuality, SourceMatch
 
 Writes = Literal["frozen", "dual_write", "live"]
 Readers = Literal["one_deploy", "rolling", "self_resolving"]
@@ -61,10 +61,10 @@ class Observations:
     """Mean token vectors or sparse entries of a sampled text under the new model; None when not measured."""
     model_problem: str | None = None
     """Why texts cannot be embedded with the new model here, although it is known what it is."""
-    cut_recall: float | None = None
-    """Share of true neighbours that vectors cut to the wanted dimensions still find in a sample; None when not measured."""
+    cut: DimensionQuality | None = None
+    """What vectors cut to the wanted dimensions (or the next smaller ones that were measured) still find in a sample."""
     has_passed_comparison: bool = False
-    """A comparison of cut with whole vectors on a sample of this collection has passed."""
+    """A comparison of the current model with itself at the wanted dimensions has passed on this collection."""
     writes: Writes = "live"
     readers: Readers = "one_deploy"
     has_alias: bool = False
@@ -127,6 +127,8 @@ class Advice:
     is_in_place: bool = False
     quantization: str | None = None
     """What requantize is advised to set."""
+    needs_comparison: bool = False
+    """Refused for want of a comparison that passed, and of nothing else that a comparison would not change."""
     is_told: bool = True
     """Whether there is more to say than that it does not reach the goal."""
 

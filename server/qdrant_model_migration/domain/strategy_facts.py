@@ -163,12 +163,12 @@ def is_added_in_place(strategy: str, collection: Collection, *, can_add_field: b
     """Whether a strategy's new field is added to the source itself; else a new collection takes the other fields as copies.
 
     `can_add_field`: the server has `create_vector_name` (1.18, and the embedded database); `is_elsewhere`: the target lies on
-    another server. In the embedded database an unnamed vector beside a named one that is not sparse takes plain upserts no longer.
+    another server. In the embedded database an unnamed vector may take plain upserts no longer once a field was added.
     """
     plan = STRATEGY[strategy]
     if plan.placement != "either":
         return plan.placement == "in_place"
-    is_trapped = is_embedded and collection.field("") is not None and plan.model_kind is not ModelKind.SPARSE
+    is_trapped = is_embedded and collection.field("") is not None
     return can_add_field and not is_elsewhere and not is_trapped
 
 

@@ -157,12 +157,15 @@ def _truncate(advice: Advice, seen: Observations) -> None:
     else:
         if not is_matryoshka(seen.current.name) and not seen.has_passed_comparison:
             found = (
-                f" At {wanted} dimensions they find {seen.cut_recall:.0%} of their true neighbours in a sample." if seen.cut_recall else ""
+                f" Cut to {seen.cut.dimensions} they find {seen.cut.recall_at_k:.0%} of their true neighbours in a sample."
+                if seen.cut
+                else ""
             )
             advice.refusals.append(
                 f"'{seen.current.name}' is not known to be a Matryoshka model: cut vectors may be useless.{found} "
-                "A comparison on a sample has to pass first: compare_models, or dimensions at which enough neighbours are found."
+                "Have compare_models pass first, between the whole model and the model at those dimensions."
             )
+            advice.needs_comparison = seen.model is not None and seen.has_same_base and seen.is_smaller
         if seen.match is not None and not seen.match.is_match:
             advice.refusals.append(
                 "The stored vectors are not those of the stated current model (source_match), so it says nothing about cutting them."
@@ -175,8 +178,11 @@ def _truncate(advice: Advice, seen: Observations) -> None:
             advice.refusals.append(f"{wanted} dimensions are not fewer than the {size} stored.")
     advice.reasons.append("Cut and renormalised: nothing is re-embedded, and no text is needed.")
     if seen.has_passed_comparison:
-        found = f": {seen.cut_recall:.0%} of the true neighbours" if seen.cut_recall else ""
-        advice.reasons.append(f"The comparison of cut with whole vectors has passed on a sample{found}.")
+        advice.reasons.append("The comparison of the whole model with the model at these dimensions has passed.")
+    if seen.cut is not None:
+        advice.reasons.append(
+            f"Cut to {seen.cut.dimensions}, vectors find {seen.cut.recall_at_k:.0%} of their true neighbours in a sample."
+        )
     if wanted and size:
         advice.risks.append(f"{size} -> {wanted} dimensions: a query by the whole model's vector is an error (400).")
     if wanted is None:
@@ -224,6 +230,8 @@ def _requantize(advice: Advice, seen: Observations) -> None:
         _choose_quantization(advice, seen)
     advice.reasons.append("Configuration only: the server re-quantizes from the stored originals; no text, no model, no copy.")
     advice.risks.append("Recall falls a little: rescore, with oversampling for binary. The originals still take disk.")
+    if seen.field is not None and seen.field.config.get("on_disk") is not True:
+        advice.risks.append("The originals lie in RAM: quantized copies come on top, and RAM falls only when the originals are on disk.")
     advice.app_changes.append("None, but search parameters: rescore=true, oversampling 2 to 4 for binary.")
     advice.undo = "Set the previous quantization again; the originals are kept."
 
@@ -233,8 +241,8 @@ def _choose_quantization(advice: Advice, seen: Observations) -> None:
     size = seen.field.size or 0
     own = seen.field.config.get("quantization_config") or seen.collection.config.get("quantization_config") or {}
     present = next(iter(own), None)
-    if seen.field.datatype == "uint8":
-        advice.risks.append("The vectors are uint8 already: scalar quantization saves nothing more.")
+    if seen.field.datatype == "uint8" and present is None:
+        advice.refusals.append("The vectors are stored as bytes (uint8): quantization has nothing to gain.")
     elif size < BINARY_SIZE:
         advice.risks.append(f"Binary quantization suits 1,024 dimensions and more; at {size} take scalar.")
     if present != "scalar":

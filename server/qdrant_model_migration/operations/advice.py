@@ -21,8 +21,6 @@ ASKS_MODELS = frozenset({Goal.REPLACE_MODEL, Goal.COMPARE_MODELS, Goal.SHRINK_VE
 
 def recommendation(advice: Advice, seen: Observations, measured: Measured, arguments: dict[str, Any]) -> Recommendation:
     """One strategy as it is answered; `arguments` are those that every call for this collection has."""
-    call = create_arguments(advice, seen, arguments) if advice.is_feasible else None
-    why = "It rehearses with dry_run=true; without it the migration is recorded and what it needs is created, still empty."
     return Recommendation(
         strategy=advice.strategy,
         is_feasible=advice.is_feasible,
@@ -32,8 +30,20 @@ def recommendation(advice: Advice, seen: Observations, measured: Measured, argum
         risks=advice.risks if advice.is_feasible else [],
         card=card(advice, seen, measured),
         guidance=advice.guidance,
-        next_step=NextStep(tool="create_target", arguments=call, why=why) if call is not None else None,
+        next_step=_step(advice, seen, arguments),
     )
+
+
+def _step(advice: Advice, seen: Observations, arguments: dict[str, Any]) -> NextStep | None:
+    if advice.is_feasible:
+        call = create_arguments(advice, seen, arguments)
+        why = "It rehearses with dry_run=true; without it the migration is recorded and what it needs is created, still empty."
+        return NextStep(tool="create_target", arguments=call, why=why) if call is not None else None
+    if advice.needs_comparison and len(advice.refusals) == 1 and seen.current is not None and seen.model is not None:
+        kept = {k: v for k, v in arguments.items() if k == "collection"}
+        call = {**kept, "models": [seen.current.name, seen.model.name]}
+        return NextStep(tool="compare_models", arguments=call, why="When it comes out 'equivalent' or 'better', the vectors may be cut.")
+    return None
 
 
 def create_arguments(advice: Advice, seen: Observations, arguments: dict[str, Any]) -> dict[str, Any] | None:

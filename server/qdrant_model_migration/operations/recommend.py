@@ -12,24 +12,27 @@ import anyio
 from qdrant_model_migration.domain.collection import Collection, VectorField
 from qdrant_model_migration.domain.estimates import foreign_letters, mean_words, size_of
 from qdrant_model_migration.domain.model import ModelKind, ModelName, ModelSpec
-from qdrant_model_migration.domain.points import Payload
+from qdrant_model_migration.domain.points import Payload, Point
 from qdrant_model_migration.domain.strategy import Goal, Observations, Readers, Writes, advise, size_remark
-from qdrant_model_migration.domain.texts import TextSource
+from qdrant_model_migration.domain.texts import Texts
+from qdrant_model_migration.domain.texts_file import coverage
 from qdrant_model_migration.embedders.base import Embedder
 from qdrant_model_migration.errors import MigrationError, ModelNotUsable, NotFound, Refused, TransientEmbedding, Unsupported
 from qdrant_model_migration.operations.advice import ASKS_MODELS, label, recommendation, summary_of, warnings_of
 from qdrant_model_migration.operations.cards import Measured
 from qdrant_model_migration.operations.context import OperationContext
 from qdrant_model_migration.operations.overview import connection_argument, resolve_allowed
-from qdrant_model_migration.operations.sampling import Timing, chosen_text, payload_bytes, sample_points, time_model
+from qdrant_model_migration.operations.sampling import ChosenText, Timing, chosen_text, payload_bytes, sample_points, time_model
+from qdrant_model_migration.operations.shortening import measure_dimensions
 from qdrant_model_migration.operations.source_match import BUDGET_S, source_match
 from qdrant_model_migration.qdrant.gateway import Gateway, ServerFacts
-from qdrant_model_migration.results import RecommendResult, SourceMatch, UsableModel
+from qdrant_model_migration.results import DimensionQuality, RecommendResult, SourceMatch, UsableModel
 
 SAMPLE = 256
 TIMED_TEXTS = 512
 ANSWER_S = 36.0
 TIMING_S = 4.0
+MEASURING_S = 5.0
 MAX_MODELS = 20
 
 _REPLACES = frozenset({Goal.REPLACE_MODEL, Goal.COMPARE_MODELS})
@@ -72,7 +75,7 @@ async def recommend(
     field = _field(found, aim, vector)
     points = await sample_points(gateway, found, SAMPLE)
     payloads = [p.payload for p in points]
-    text = chosen_text(found, payloads, text_field, is_needed=aim not in _NEEDS_NO_TEXT)
+    text = await _texts(context, found, points, text_field, texts_file, is_needed=aim not in _NEEDS_NO_TEXT)
     warnings = [remark] if (remark := size_remark(_data_bytes(found, payloads))) else []
     notice = context.notice(gateway.connection.name)
     if model is None and aim in _REPLACES:
@@ -85,6 +88,7 @@ async def recommend(
     current, match = await _tested(context, gateway, found, field, text.source, current_model, deadline - clock(), warnings)
     chosen = await _new_model(context, _default_model(model, aim, side), aim, current, warnings)
     timing = await _timed(chosen.embedder, text.texts, warnings)
+    qualities = await _qualities(gateway, found, field, aim, deadline - clock())
     seen = Observations(
         goal=aim,
         server=facts.version,
@@ -96,7 +100,8 @@ async def recommend(
         collection=found,
         data_bytes=_data_bytes(found, payloads),
         field=field,
-        text_field=text.source.expression if text.source else None,
+        text_field=text_field if texts_file is not None else text.source.expression if text.source else None,
+        has_texts_file=texts_file is not None,
         text_coverage=text.coverage,
         foreign_letters=foreign_letters(text.texts),
         model=chosen.spec,
@@ -104,6 +109,7 @@ async def recommend(
         current=current,
         match=match,
         rows=_rows(chosen.spec, timing, text.texts),
+        cut=_at(qualities, chosen.spec),
         writes=writes,
         readers=readers,
         has_alias=alias is not None or bool(found.aliases),
@@ -115,6 +121,8 @@ async def recommend(
         arguments["target_connection"] = target.connection.name
     if vector is not None:
         arguments["vector"] = vector
+    if texts_file is not None:
+        arguments["texts_file"] = texts_file
     # One that is only said not to reach the goal would be noise; one that explains why it is no substitute is not.
     ranked = [recommendation(a, seen, measured, arguments) for a in advise(seen) if a.is_told]
     best = ranked[0]
@@ -127,6 +135,7 @@ async def recommend(
         next_step=None if is_doubtful else best.next_step,
         source_match=match,
         recommendations=ranked,
+        dimensions=qualities,
         models=await _models(context) if model is None and aim in ASKS_MODELS else [],
     )
 
@@ -156,6 +165,37 @@ async def _models(context: OperationContext) -> list[UsableModel]:
         UsableModel(name=u.name, kind=str(u.kind), dimensions=u.dimensions, max_tokens=u.max_tokens, is_ready=u.is_ready, note=u.note)
         for u in usable[:MAX_MODELS]
     ]
+
+
+async def _texts(
+    context: OperationContext, found: Collection, points: list[Point], text_field: str | None, texts_file: str | None, *, is_needed: bool
+) -> ChosenText:
+    """The sampled texts, from the payload or from the file.
+
+    Raises:
+        Refused: none of the sampled points has a text where it was said to be.
+    """
+    if texts_file is None:
+        return chosen_text(found, [p.payload for p in points], text_field, is_needed=is_needed)
+    file = await context.texts_file(texts_file, text_field)
+    covered = coverage(file, points)
+    if is_needed and (why := covered.refusal(file.recorded, found.name)) is not None:
+        raise Refused(why)
+    texts = [t for p in points if (t := file.of(p)) is not None]
+    return ChosenText(source=file if texts else None, coverage=covered.share, texts=texts)
+
+
+async def _qualities(gateway: Gateway, found: Collection, field: VectorField | None, goal: Goal, left_s: float) -> list[DimensionQuality]:
+    """What shortened vectors still find, where that is the question."""
+    if goal is not Goal.SHRINK_VECTORS or field is None or left_s < MEASURING_S:
+        return []
+    return await measure_dimensions(gateway, found, field, budget_s=min(MEASURING_S, left_s - 2))
+
+
+def _at(qualities: list[DimensionQuality], spec: ModelSpec | None) -> DimensionQuality | None:
+    """What was measured at the model's dimensions, or at the next smaller ones: longer vectors find no less."""
+    wanted = spec.dimensions if spec and spec.dimensions else 0
+    return max((q for q in qualities if q.dimensions <= wanted), key=lambda q: q.dimensions, default=None)
 
 
 async def _target(context: OperationContext, source: Gateway, target_connection: str | None) -> Gateway | None:
@@ -228,7 +268,7 @@ async def _tested(
     gateway: Gateway,
     found: Collection,
     field: VectorField | None,
-    text: TextSource | None,
+    text: Texts | None,
     current_model: str | None,
     left_s: float,
     warnings: list[str],

@@ -11,7 +11,7 @@ from qdrant_model_migration.domain.collection import Collection
 from qdrant_model_migration.domain.findings import field_name_is_usable
 from qdrant_model_migration.domain.model import Side
 from qdrant_model_migration.domain.points import Payload, Point
-from qdrant_model_migration.domain.texts import TextSource, text_statistics
+from qdrant_model_migration.domain.texts import Texts, TextSource, text_statistics
 from qdrant_model_migration.embedders.base import Embedder
 from qdrant_model_migration.errors import BadText, BatchTooLarge, NotFound, Refused, RequestRejected, Unsupported
 from qdrant_model_migration.qdrant.gateway import Gateway
@@ -46,7 +46,7 @@ def payload_bytes(payloads: Sequence[Payload]) -> float:
 class ChosenText:
     """The text field in question, and how many sampled points hold text there."""
 
-    source: TextSource | None
+    source: Texts | None
     coverage: float
     texts: list[str]
 
