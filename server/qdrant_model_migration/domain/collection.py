@@ -115,7 +115,12 @@ class Collection(BaseModel):
 
     def flat_config(self) -> Json:
         """Every setting by its dotted path: vectors, indexes and all; what is not set is left out."""
-        return dict(_flattened({**self.config, "payload_indexes": self.payload_indexes}, ()))
+        config = {**self.config, "payload_indexes": self.payload_indexes}
+        params = self.config.get("params") or {}
+        if isinstance((params.get("vectors") or {}).get("size"), int):
+            # An unnamed vector alone is described without a name; beside others it is called "".
+            config["params"] = {**params, "vectors": {"": params["vectors"]}}
+        return dict(_flattened(config, ()))
 
 
 def _flattened(value: object, path: tuple[str, ...]) -> Iterator[tuple[str, object]]:

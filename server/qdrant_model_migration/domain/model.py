@@ -76,4 +76,8 @@ class ModelSpec(BaseModel):
     fingerprint: str | None = Field(default=None, description="sha256 of the model file, first 16 hex digits; None for endpoints")
     price_per_million: float | None = Field(default=None, description="USD per million tokens, as configured")
     is_local: bool = Field(default=True, description="whether texts stay on this machine")
+    options: dict[str, str | int | float | bool] = Field(default={}, description="what documents and queries must agree on, for example BM25's language")
+    modifier: str | None = Field(default=None, description="of sparse vectors: 'idf' where the server weighs terms by their rarity")
+    native_dimensions: int | None = Field(default=None, description="before the vectors were cut to `dimensions`; None where they are not cut")
+    is_server_side: bool = Field(default=False, description="whether the Qdrant server embeds")
     note: str | None = Field(default=None, description="what a person must know, for example that it is lexical only")

@@ -75,3 +75,5 @@ class Point:
     payload: Payload
     vectors: Mapping[str, Any] = field(default_factory=dict)
     shard_key: str | int | None = None
+    derived: list[float] | None = None
+    """What a recipe makes of the point's own vectors, where that was computed; never stored under this name."""

@@ -46,7 +46,8 @@ async def start_backfill(
         max_cost_usd=max_cost_usd,
     )
     # Loading the model is the driver's first act: it may take longer than this call has, and a failure is told by the status.
-    await to_thread.run_sync(context.catalogue.resolve, migration.model.name)
+    if migration.model is not None:
+        await to_thread.run_sync(context.catalogue.resolve, migration.model.name)
     await ledger.save_pace(migration.id, pace)
     had_error = migration.error
     migration = await ledger.change(migration.id, _started)
@@ -57,7 +58,12 @@ async def start_backfill(
 
 
 def _started(migration: Migration) -> Migration:
-    return migration.model_copy(update={"phase": migration.after("started"), "error": None})
+    """A field that is filled after the copy is begun with the call that finds the copy done."""
+    phase = migration.after("started")
+    begins = migration.is_fill_due and migration.phase in (Phase.BACKFILLED, Phase.VERIFIED, Phase.CUT_OVER)
+    if begins and migration.is_serving_source:
+        phase = Phase.BACKFILLING
+    return migration.model_copy(update={"phase": phase, "error": None, "is_filling": migration.is_filling or begins})
 
 
 async def control_backfill(
@@ -94,7 +100,7 @@ async def control_backfill(
     pace = _paced(pace, **given)
     await ledger.save_pace(migration.id, pace)
     await ledger.add_event(migration.id, EventRecord(at=now(), event=action, text=_described(pace)))
-    if action != "pause" and migration.phase in (Phase.BACKFILLING, Phase.BACKFILLED) and not migration.error:
+    if action != "pause" and migration.phase in (Phase.BACKFILLING, Phase.BACKFILLED, Phase.CUT_OVER) and not migration.error:
         await context.ensure_driver(migration)
     return await read_status(context, ledger, migration)
 

@@ -11,9 +11,12 @@ import anyio
 from anyio.abc import TaskGroup
 
 from qdrant_model_migration.domain.migration import Migration
+from qdrant_model_migration.domain.texts_file import TextsFile
 from qdrant_model_migration.embedders.base import Embedder
 from qdrant_model_migration.embedders.catalogue import Catalogue
 from qdrant_model_migration.errors import Refused
+from qdrant_model_migration.operations.texts_file import FileTexts
+from qdrant_model_migration.operations.texts_files import TextsFiles
 from qdrant_model_migration.qdrant.gateway import Gateway
 from qdrant_model_migration.qdrant.ledger import Ledger
 from qdrant_model_migration.settings import Settings
@@ -37,6 +40,7 @@ class OperationContext:
         self.ensure_driver = ensure_driver
         self._patience_s = patience_s
         self._model_wait_s = model_wait_s
+        self._texts_files = TextsFiles(settings, model_wait_s)
         self._loading: dict[str, _Loading] = {}
         self._gateways: dict[str, Gateway] = {}
         self._opening = anyio.Lock()
@@ -54,6 +58,7 @@ class OperationContext:
         return self._background
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._texts_files.close()
         self.background.cancel_scope.cancel()
         await self._exit.aclose()
         with anyio.CancelScope(shield=True):
@@ -101,6 +106,22 @@ class OperationContext:
             )
         self._loading.pop(name, None)
         return loading.outcome()
+
+    async def texts_file(self, name: str, text_field: str | None = None) -> FileTexts:
+        """A texts file named in an argument, checked and indexed (`.recorded` says what it is); held until this context ends.
+
+        Raises:
+            Refused: what is wrong with it; or it is still being read after the time a call has, and the same call later finds it ready.
+        """
+        return await self._texts_files.read(self.background, name, text_field)
+
+    async def recorded_texts(self, recorded: TextsFile) -> FileTexts:
+        """The texts file that a migration recorded; held until this context ends.
+
+        Raises:
+            Refused: as `texts_file`; or the bytes are not the recorded ones.
+        """
+        return await self._texts_files.open(self.background, recorded)
 
     def notice(self, connection: str | None = None) -> str:
         """How a summary begins when the embedded database serves because nothing else was set."""

@@ -9,12 +9,13 @@ from pydantic import BaseModel, ConfigDict
 from qdrant_client import models
 
 from qdrant_model_migration.domain import quantization
-from qdrant_model_migration.domain.collection import Collection, Json
+from qdrant_model_migration.domain.collection import Collection, FieldKind, Json, VectorField
 from qdrant_model_migration.domain.quantization import QuantizationSettings, settings_of
 from qdrant_model_migration.errors import AccessDenied, ConnectionFailed, MigrationError, NotFound, RequestRejected, Unsupported
 from qdrant_model_migration.qdrant import translate
 from qdrant_model_migration.qdrant.client import Caller, close_caller, open_caller
 from qdrant_model_migration.qdrant.points import Points
+from qdrant_model_migration.qdrant.vectors import Vectors
 from qdrant_model_migration.qdrant.raw import Raw
 from qdrant_model_migration.settings import Connection
 
@@ -63,6 +64,7 @@ class Gateway:
         self.call = caller
         self.connection = caller.connection
         self.points = Points(caller)
+        self.vectors = Vectors(caller)
         self._raw = Raw(caller)
         self._facts: ServerFacts | None = None
 
@@ -240,6 +242,54 @@ class Gateway:
                     return made[0]
                 await anyio.sleep(0.5)
         raise ConnectionFailed(f"The snapshot of {name!r} was not finished within {timeout_s:.0f} s; nothing was deleted.")
+
+    # --- vector fields
+
+    async def add_vector(self, name: str, field: VectorField) -> None:
+        """Add a vector field to a collection (>= 1.18, embedded); existing points lack it until it is filled.
+
+        What the call does not take (HNSW, quantization, on disk) is set by `tune_vector`.
+
+        Raises:
+            Unsupported: this server cannot.
+        """
+        await self.require("create_vector_name", f"adding the vector field {field.name!r} to {name!r}")
+        config: models.DenseVectorNameConfig | models.SparseVectorNameConfig
+        if field.kind is FieldKind.SPARSE:
+            sparse = {key: field.config[key] for key in ("modifier", "datatype") if field.config.get(key) is not None}
+            config = models.SparseVectorNameConfig(sparse=models.SparseVectorConfig.model_validate(sparse))
+        else:
+            known = ("size", "distance", "multivector_config", "datatype")
+            dense = {key: field.config[key] for key in known if field.config.get(key) is not None}
+            config = models.DenseVectorNameConfig(dense=models.DenseVectorConfig.model_validate(dense))
+        await self.call(lambda: self.call.rest.create_vector_name(name, field.name, config, wait=True))
+
+    async def tune_vector(self, name: str, field: VectorField) -> None:
+        """Set what a vector field is created without: HNSW, quantization, on disk. The embedded database has none of it."""
+        if self.connection.is_embedded:
+            return
+        if field.kind is FieldKind.SPARSE:
+            body: Json = {"sparse_vectors": {field.name: field.config}} if field.config.get("index") else {}
+        else:
+            known = ("hnsw_config", "quantization_config", "on_disk")
+            wanted = {key: field.config[key] for key in known if field.config.get(key) is not None}
+            body = {"vectors": {field.name: wanted}} if wanted else {}
+        if body:
+            await self._raw.update(name, body)
+
+    async def delete_vector(self, name: str, field: str) -> None:
+        """Remove a vector field, with its vectors, from a collection (>= 1.18, embedded); nothing happens when it is not there.
+
+        Raises:
+            Unsupported: this server cannot.
+            RequestRejected: it is still there afterwards.
+        """
+        await self.require("create_vector_name", f"removing the vector field {field!r} from {name!r}")
+        if (await self.describe(name)).field(field) is None:
+            return
+        await self.call(lambda: self.call.rest.delete_vector_name(name, field, wait=True))
+        if (await self.describe(name)).field(field) is not None:
+            raise RequestRejected(f"Vector {field!r} of {name!r} was not removed: Qdrant still lists it.")
 
     # --- aliases
 

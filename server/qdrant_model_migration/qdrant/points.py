@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 from qdrant_client import AsyncQdrantClient, models
 
-from qdrant_model_migration.domain.points import Payload, Point, PointId, payload_digest, untag
+from qdrant_model_migration.domain.points import Payload, Point, PointId, payload_digest
 from qdrant_model_migration.errors import RequestRejected
 from qdrant_model_migration.qdrant import translate
 from qdrant_model_migration.qdrant.client import Caller
@@ -52,7 +52,7 @@ class Points:
         if self._call.fast is not self._call.rest and any(translate.has_wide_number(r.payload) for r in records):
             # gRPC turns integers above 2^63-1 into floats; REST keeps them.
             records, after = await read(self._call.rest)
-        return [translate.point(r) for r in records], _plain(after)
+        return [translate.point(r) for r in records], translate.plain_id(after)
 
     async def ids(self, collection: str, *, offset: PointId | None, limit: int) -> tuple[list[PointId], PointId | None]:
         """Ids only."""
@@ -120,7 +120,7 @@ class Points:
                 with_payload=payload,
             )
         )
-        return [Found(id=_plain(p.id) or 0, score=p.score, payload=p.payload or {}) for p in answer.points]
+        return [Found(id=translate.plain_id(p.id) or 0, score=p.score, payload=p.payload or {}) for p in answer.points]
 
     async def versions(self, collection: str, ids: Sequence[PointId], *, using: str, size: int) -> dict[PointId, int]:
         """Number of the last operation on each point that has a vector in field `using`; comparable within one shard."""
@@ -151,7 +151,7 @@ class Points:
             middle = len(page) // 2
             halves = [await self._versions(collection, half, using, size, exact=True) for half in (page[:middle], page[middle:])]
             return halves[0] | halves[1]
-        return {_plain(p.id) or 0: p.version for p in answer.points}
+        return {translate.plain_id(p.id) or 0: p.version for p in answer.points}
 
     # --- writing
 
@@ -228,12 +228,3 @@ class Points:
         if self._call.fast is self._call.rest:
             return self._call.rest
         return self._call.rest if any(translate.has_wide_number(p.payload) for p in points) else self._call.fast
-
-
-def _plain(point_id: Any) -> PointId | None:
-    """An id as int or lower-case UUID text, whatever transport it came by."""
-    if point_id is None or isinstance(point_id, int):
-        return point_id
-    if hasattr(point_id, "num") or hasattr(point_id, "uuid"):
-        return point_id.uuid or int(point_id.num)
-    return untag(f"u:{point_id}")

@@ -8,7 +8,7 @@ from typing import Any
 from qdrant_client import models
 
 from qdrant_model_migration.domain.collection import Collection, Json, fields_of
-from qdrant_model_migration.domain.points import FLOAT_TOLERANCE, Payload, Point, PointId
+from qdrant_model_migration.domain.points import FLOAT_TOLERANCE, Payload, Point, PointId, untag
 
 WIDE = 2**63
 
@@ -69,6 +69,15 @@ def point(record: models.Record | models.ScoredPoint) -> Point:
         vectors=vectors_of(record.vector),
         shard_key=key if isinstance(key, str | int) else None,
     )
+
+
+def plain_id(point_id: Any) -> PointId | None:
+    """An id as int or lower-case UUID text, whatever transport it came by."""
+    if point_id is None or isinstance(point_id, int):
+        return point_id
+    if hasattr(point_id, "num") or hasattr(point_id, "uuid"):
+        return point_id.uuid or int(point_id.num)
+    return untag(f"u:{point_id}")
 
 
 def struct(found: Point) -> models.PointStruct:

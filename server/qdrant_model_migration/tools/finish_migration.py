@@ -73,8 +73,7 @@ async def finish_migration(
 
 
 async def _planned(app: App, migration: Migration, action: Action, refusal: str | None, *, snapshot_first: bool) -> FinishResult:
-    gateway, ledger = await app.context.gateway(migration.target.connection), await app.context.ledger(migration.target.connection)
-    made = await plan_finish(gateway, ledger, migration, action, snapshot_first=snapshot_first)
+    made = await plan_finish(app.context, migration, action, snapshot_first=snapshot_first)
     head = f"Nothing was changed: {refusal}. Here is the plan as things are now" if refusal else "The plan, nothing is changed yet"
     return FinishResult(
         summary=(
