@@ -151,11 +151,16 @@ def config_differences(source: Collection, target: Collection, intended: Mapping
     a, b = source.flat_config(), target.flat_config()
     found: list[ConfigDifference] = []
     for path in sorted(a.keys() | b.keys()):
-        if is_same_setting(a.get(path), b.get(path)):
+        if is_same_setting(a.get(path), b.get(path)) or _is_told_below(path, a, b) or _is_told_below(path, b, a):
             continue
         note = next((why for prefix, why in intended.items() if path == prefix or path.startswith(prefix + ".")), None)
         found.append(ConfigDifference(path=path, source=a.get(path), target=b.get(path), is_intended=note is not None, note=note))
     return found
+
+
+def _is_told_below(path: str, one: Json, other: Json) -> bool:
+    """Whether a mapping is empty on one side only: what the other side sets in it is listed anyhow."""
+    return one.get(path) == {} and path not in other and any(deeper.startswith(path + ".") for deeper in other)
 
 
 def fields_of(params: Json) -> tuple[VectorField, ...]:
