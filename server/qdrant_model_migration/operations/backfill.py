@@ -9,7 +9,8 @@ from anyio import to_thread
 from qdrant_model_migration.domain.migration import EventRecord, Migration, Pace, Phase
 from qdrant_model_migration.errors import Refused, Unsupported
 from qdrant_model_migration.operations.context import OperationContext, now
-from qdrant_model_migration.operations.status import find_migration, read_status
+from qdrant_model_migration.operations.finding import find_migration
+from qdrant_model_migration.operations.status import read_status
 from qdrant_model_migration.results import StatusResult
 
 

@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 import anyio
 
 from qdrant_model_migration.domain.migration import Lease, Migration, Phase
-from qdrant_model_migration.errors import NotFound
 from qdrant_model_migration.operations.context import OperationContext
+from qdrant_model_migration.operations.finding import find_migration, listed, migrations_everywhere
 from qdrant_model_migration.operations.requests import Report
 from qdrant_model_migration.qdrant.ledger import Ledger
 from qdrant_model_migration.results import EventInfo, FailedPoint, NextStep, Progress, StatusResult, Worker
@@ -16,22 +16,6 @@ from qdrant_model_migration.results import EventInfo, FailedPoint, NextStep, Pro
 MOST_WAIT_S = 40
 MOST_LISTED = 10
 STARTING_S = 20
-
-
-async def find_migration(context: OperationContext, migration_id: str | None, connection: str | None = None) -> tuple[Ledger, Migration]:
-    """The migration of that id; without one, the only open one.
-
-    Raises:
-        NotFound: unknown, or none or several are open; they are listed.
-    """
-    ledger = await context.ledger(connection)
-    if migration_id is not None:
-        return ledger, await ledger.migration(migration_id.strip())
-    found = [m for m in await ledger.migrations() if m.is_open]
-    if len(found) != 1:
-        listed = "; ".join(f"{m.id} ({m.source.collection} -> {m.target.collection}, {m.phase.value})" for m in found[:8])
-        raise NotFound(f"Name the migration with 'migration_id': {len(found)} are open{': ' + listed if listed else ''}.")
-    return ledger, found[0]
 
 
 async def status(
@@ -58,10 +42,10 @@ async def status(
 
 async def _nothing_open(context: OperationContext, connection: str | None) -> StatusResult | None:
     """The answer when no migration is open: a new chat begins by asking."""
-    migrations = await (await context.ledger(connection)).migrations()
+    migrations = [m for _, m in await migrations_everywhere(context, connection)]
     if any(m.is_open for m in migrations):
         return None
-    last = "; ".join(f"{m.id} ({m.source.collection} -> {m.target.collection}, {m.phase.value})" for m in migrations[-3:])
+    last = listed(migrations[-3:])
     return StatusResult(
         summary=f"{context.notice(connection)}No migration is open. {'The last ones: ' + last if last else 'None was ever begun here'}.",
         next_step=NextStep(tool="inspect_collection", arguments={}, why="see what there is"),

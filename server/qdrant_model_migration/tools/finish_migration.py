@@ -10,10 +10,10 @@ from mcp.server.mcpserver.resolve import Resolve
 from pydantic import Field
 
 from qdrant_model_migration.domain.migration import Migration
+from qdrant_model_migration.operations.finding import find_migration
 from qdrant_model_migration.operations.finish import plan_finish, recovery, why_void
 from qdrant_model_migration.operations.finish_fields import Action
 from qdrant_model_migration.operations.requests import carry_out
-from qdrant_model_migration.operations.status import find_migration
 from qdrant_model_migration.results import FinishOutcome, FinishResult, NextStep
 from qdrant_model_migration.tools.agreement import Agreement, ask, is_agreed
 from qdrant_model_migration.tools.support import App, Connection, MigrationId, ToolSpec, app_of, reporter, writing

@@ -12,8 +12,8 @@ from pydantic import Field
 from qdrant_model_migration.domain.cutover import MOST_NAMED
 from qdrant_model_migration.domain.migration import Migration
 from qdrant_model_migration.errors import Refused
+from qdrant_model_migration.operations.finding import find_migration
 from qdrant_model_migration.operations.requests import carry_out
-from qdrant_model_migration.operations.status import find_migration
 from qdrant_model_migration.operations.swap import Direction, plan_swap, why_void
 from qdrant_model_migration.results import NextStep, SwapOutcome, SwapResult
 from qdrant_model_migration.tools.agreement import Agreement, ask, is_agreed

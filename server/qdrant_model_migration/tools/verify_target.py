@@ -8,8 +8,9 @@ from mcp.server.mcpserver import Context
 from pydantic import Field
 
 from qdrant_model_migration.domain.migration import Migration, Phase
+from qdrant_model_migration.operations.finding import find_migration
 from qdrant_model_migration.operations.requests import Report, carry_out, operation_key
-from qdrant_model_migration.operations.status import after_verification, find_migration
+from qdrant_model_migration.operations.status import after_verification
 from qdrant_model_migration.operations.verify import verify
 from qdrant_model_migration.operations.work import open_work, read_only_check
 from qdrant_model_migration.results import NextStep, Progress, Verification, VerifyResult
