@@ -15,7 +15,7 @@ from qdrant_model_migration.domain.model import ModelKind, ModelSpec
 from qdrant_model_migration.domain.points import Payload
 from qdrant_model_migration.domain.strategy import Advice, Goal, Observations, Readers, Writes, advise, size_remark
 from qdrant_model_migration.domain.texts import TextSource, framework_of
-from qdrant_model_migration.embedders.base import Embedder
+from qdrant_model_migration.embedders.base import AnyEmbedder
 from qdrant_model_migration.errors import MigrationError, NotFound, Refused, TransientEmbedding, Unsupported
 from qdrant_model_migration.operations.cards import Measured, card
 from qdrant_model_migration.operations.context import OperationContext
@@ -32,8 +32,8 @@ TIMING_S = 4.0
 MAX_MODELS = 20
 
 _REPLACES = frozenset({Goal.REPLACE_MODEL, Goal.COMPARE_MODELS})
-_ASKS_MODELS = _REPLACES | {Goal.SHRINK_VECTORS}
 _ADDS = {Goal.ADD_SPARSE: ModelKind.SPARSE, Goal.ADD_MULTIVECTOR: ModelKind.MULTIVECTOR}
+_ASKS_MODELS = _REPLACES | {Goal.SHRINK_VECTORS, *_ADDS}
 
 
 async def recommend(
@@ -72,11 +72,11 @@ async def recommend(
     warnings = [remark] if (remark := size_remark(_data_bytes(found, payloads))) else []
     notice = context.notice(gateway.connection.name)
     if model is None and aim in _REPLACES:
-        models = await _models(context)
+        models = await _models(context, aim)
         summary = f"{notice}Choose a model for {_label(found, field)}, then call again with 'model'. {len(models)} are usable here."
         return RecommendResult(summary=summary, warnings=warnings, models=models)
 
-    embedder, spec = await _new_model(context, model, aim, warnings)
+    embedder, spec = await _new_model(context, model, aim, connection, warnings)
     timing = await _timed(embedder, text.texts, warnings)
     current, match = await _tested(context, gateway, found, field, text.source, current_model, deadline - clock(), warnings)
     seen = Observations(
@@ -113,7 +113,7 @@ async def recommend(
         next_step=None if is_doubtful else best.next_step,
         source_match=match,
         recommendations=ranked,
-        models=await _models(context) if model is None and aim in _ASKS_MODELS else [],
+        models=await _models(context, aim) if model is None and aim in _ASKS_MODELS else [],
     )
 
 
@@ -136,8 +136,8 @@ def _data_bytes(found: Collection, payloads: list[Payload]) -> int:
     return size_of(found.points, found.fields, found.config, payload_bytes(payloads)).data_bytes
 
 
-async def _models(context: OperationContext) -> list[UsableModel]:
-    usable = await context.catalogue.usable()
+async def _models(context: OperationContext, goal: Goal) -> list[UsableModel]:
+    usable = await context.catalogue.usable(_ADDS.get(goal, ModelKind.DENSE))
     return [
         UsableModel(name=u.name, kind=str(u.kind), dimensions=u.dimensions, max_tokens=u.max_tokens, is_ready=u.is_ready, note=u.note)
         for u in usable[:MAX_MODELS]
@@ -145,22 +145,26 @@ async def _models(context: OperationContext) -> list[UsableModel]:
 
 
 async def _new_model(
-    context: OperationContext, model: str | None, goal: Goal, warnings: list[str]
-) -> tuple[Embedder | None, ModelSpec | None]:
+    context: OperationContext, model: str | None, goal: Goal, connection: str | None, warnings: list[str]
+) -> tuple[AnyEmbedder | None, ModelSpec | None]:
     if model is None:
         return None, None
     try:
-        embedder = await context.model(model)
+        embedder = await (context.any_model(model, connection) if goal in _ADDS else context.model(model, connection))
     except Unsupported as error:
         if goal not in _ADDS:
             raise
         # The strategy is explained all the same; only its time cannot be measured here.
         warnings.append(f"{model!r} was not measured. {error}")
         return None, ModelSpec(name=model, kind=_ADDS[goal])
+    if goal in _ADDS and embedder.spec.kind is not _ADDS[goal]:
+        raise Refused(
+            f"Nothing was changed: {model!r} is a {embedder.spec.kind} model, and the goal {str(goal)!r} needs a {_ADDS[goal]} one."
+        )
     return embedder, embedder.spec
 
 
-async def _timed(embedder: Embedder | None, texts: list[str], warnings: list[str]) -> Timing | None:
+async def _timed(embedder: AnyEmbedder | None, texts: list[str], warnings: list[str]) -> Timing | None:
     if embedder is None or not texts:
         return None
     try:

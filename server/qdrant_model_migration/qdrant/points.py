@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 from qdrant_client import AsyncQdrantClient, models
 
-from qdrant_model_migration.domain.points import Payload, Point, PointId, payload_digest, untag
+from qdrant_model_migration.domain.points import Payload, Point, PointId, ServerText, payload_digest, untag
 from qdrant_model_migration.errors import RequestRejected
 from qdrant_model_migration.qdrant import translate
 from qdrant_model_migration.qdrant.client import Caller
@@ -17,6 +17,10 @@ from qdrant_model_migration.qdrant.client import Caller
 COUNT_PAGE = 100
 """Small enough for any strict mode that allows searches at all."""
 VERSION_PAGE = 500
+
+
+Query = list[float] | list[list[float]] | Mapping[str, Any] | ServerText
+"""What is searched for: a dense vector, a multivector, a sparse `{"indices": …, "values": …}`, or a text that the server embeds."""
 
 
 class Found(BaseModel):
@@ -94,14 +98,12 @@ class Points:
         )
         return [translate.point(p) for p in answer.points]
 
-    async def search(
-        self, collection: str, vector: Sequence[float], *, using: str, limit: int, exact: bool, payload: bool = True
-    ) -> list[Found]:
+    async def search(self, collection: str, vector: Query, *, using: str, limit: int, exact: bool, payload: bool = True) -> list[Found]:
         """Nearest points, best first; `exact` looks at every vector instead of the index."""
         answer = await self._call(
             lambda: self._call.fast.query_points(
                 collection,
-                query=list(vector),
+                query=translate.value(vector),
                 using=using or None,
                 limit=limit,
                 search_params=self._params(exact=exact),

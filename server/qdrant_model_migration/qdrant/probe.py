@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 
 import anyio
 
+from qdrant_model_migration.domain.collection import Json
 from qdrant_model_migration.domain.points import Point
 from qdrant_model_migration.errors import AccessDenied, MigrationError, Unsupported
 from qdrant_model_migration.qdrant.gateway import Gateway
@@ -16,10 +17,10 @@ PREFIX = "_model_migration_probe_"
 
 
 @asynccontextmanager
-async def _scratch(gateway: Gateway) -> AsyncIterator[str]:
-    """A payload-only collection of a name nobody else has; removed whatever happens."""
+async def scratch(gateway: Gateway, create: Json | None = None) -> AsyncIterator[str]:
+    """A collection of a name nobody else has, payload-only unless `create` says more; removed whatever happens."""
     name = PREFIX + uuid.uuid4().hex[:12]
-    await gateway.create_collection(name, {"vectors": {}})
+    await gateway.create_collection(name, create or {"vectors": {}})
     try:
         yield name
     finally:
@@ -38,7 +39,7 @@ async def prove_guard(gateway: Gateway) -> bool:
     """
     facts = await gateway.facts()
     await gateway.require("update_filter", "a backfill that overwrites nothing")
-    async with _scratch(gateway) as name:
+    async with scratch(gateway) as name:
         for by_mode in (True, False) if facts.can("update_mode") else (False,):
             old, new = (1, 2) if by_mode else (3, 4)
             await gateway.points.write(name, [Point(id=old, payload={"written_by": "app"})])
@@ -60,7 +61,7 @@ async def prove_rights(gateway: Gateway, ledger: str) -> None:
     step = "create collections"
     alias = PREFIX + uuid.uuid4().hex[:12] + "_alias"
     try:
-        async with _scratch(gateway) as name:
+        async with scratch(gateway) as name:
             step = "write points"
             await gateway.points.write(name, [Point(id=1, payload={})])
             step = "create and delete aliases"
