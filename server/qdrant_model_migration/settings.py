@@ -62,6 +62,10 @@ class ModelSettings(BaseModel):
     requests_per_minute: int | None = Field(default=None, ge=1)
     tokens_per_minute: int | None = Field(default=None, ge=1)
     batch_size: int | None = Field(default=None, ge=1)
+    language: str | None = None
+    """Of BM25: whose stop words and stemmer."""
+    tokenizer: str | None = None
+    """Of BM25 in the server: word, whitespace, prefix or multilingual. FastEmbed's own is always 'word'."""
 
 
 class _Environment(BaseSettings):

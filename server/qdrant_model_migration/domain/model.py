@@ -76,12 +76,10 @@ class ModelSpec(BaseModel):
     fingerprint: str | None = Field(default=None, description="sha256 of the model file, first 16 hex digits; None for endpoints")
     price_per_million: float | None = Field(default=None, description="USD per million tokens, as configured")
     is_local: bool = Field(default=True, description="whether texts stay on this machine")
-    options: dict[str, str | int | float | bool] = Field(
-        default={}, description="what documents and queries must agree on, for example BM25's language"
-    )
-    modifier: str | None = Field(default=None, description="of sparse vectors: 'idf' where the server weighs terms by their rarity")
-    native_dimensions: int | None = Field(
-        default=None, description="before the vectors were cut to `dimensions`; None where they are not cut"
-    )
-    is_server_side: bool = Field(default=False, description="whether the Qdrant server embeds")
     note: str | None = Field(default=None, description="what a person must know, for example that it is lexical only")
+    native_dimensions: int | None = Field(default=None, description="what the model gives before it is cut to `dimensions`; None: not cut")
+    modifier: str | None = Field(default=None, description="what Qdrant must do to sparse values when it searches: `idf` for BM25")
+    options: dict[str, str | int | float | bool] = Field(
+        default={}, description="of BM25: language, tokenizer, k, b and avg_len as used; the query side needs the same"
+    )
+    is_server_side: bool = Field(default=False, description="whether the Qdrant server computes the vectors (models.Document)")

@@ -16,7 +16,7 @@ from qdrant_model_migration.domain.points import Payload, Point
 from qdrant_model_migration.domain.strategy import Goal, Observations, Readers, Writes, advise, size_remark
 from qdrant_model_migration.domain.texts import Texts
 from qdrant_model_migration.domain.texts_file import coverage
-from qdrant_model_migration.embedders.base import Embedder
+from qdrant_model_migration.embedders.base import AnyEmbedder
 from qdrant_model_migration.errors import MigrationError, ModelNotUsable, NotFound, Refused, TransientEmbedding, Unsupported
 from qdrant_model_migration.operations.advice import ASKS_MODELS, label, recommendation, summary_of, warnings_of
 from qdrant_model_migration.operations.cards import Measured
@@ -38,6 +38,7 @@ MAX_MODELS = 20
 _REPLACES = frozenset({Goal.REPLACE_MODEL, Goal.COMPARE_MODELS})
 _NEEDS_NO_TEXT = frozenset({Goal.SHRINK_VECTORS, Goal.CHANGE_QUANTIZATION})
 _ADDS = {Goal.ADD_SPARSE: ModelKind.SPARSE, Goal.ADD_MULTIVECTOR: ModelKind.MULTIVECTOR}
+_ASKS_MODELS = _REPLACES | {Goal.SHRINK_VECTORS, *_ADDS}
 
 
 async def recommend(
@@ -79,14 +80,14 @@ async def recommend(
     warnings = [remark] if (remark := size_remark(_data_bytes(found, payloads))) else []
     notice = context.notice(gateway.connection.name)
     if model is None and aim in _REPLACES:
-        models = await _models(context)
+        models = await _models(context, aim)
         summary = f"{notice}Choose a model for {label(found, field)}, then call again with 'model'. {len(models)} are usable here."
         return RecommendResult(summary=summary, warnings=warnings, models=models)
 
     target = await _target(context, gateway, target_connection)
     side = await target.facts() if target is not None else facts
     current, match = await _tested(context, gateway, found, field, text.source, current_model, deadline - clock(), warnings)
-    chosen = await _new_model(context, _default_model(model, aim, side), aim, current, warnings)
+    chosen = await _new_model(context, _default_model(model, aim, side), aim, current, target_connection or connection, warnings)
     timing = await _timed(chosen.embedder, text.texts, warnings)
     qualities = await _qualities(gateway, found, field, aim, deadline - clock())
     seen = Observations(
@@ -136,7 +137,7 @@ async def recommend(
         source_match=match,
         recommendations=ranked,
         dimensions=qualities,
-        models=await _models(context) if model is None and aim in ASKS_MODELS else [],
+        models=await _models(context, aim) if model is None and aim in ASKS_MODELS else [],
     )
 
 
@@ -159,8 +160,8 @@ def _data_bytes(found: Collection, payloads: list[Payload]) -> int:
     return size_of(found.points, found.fields, found.config, payload_bytes(payloads)).data_bytes
 
 
-async def _models(context: OperationContext) -> list[UsableModel]:
-    usable = await context.catalogue.usable()
+async def _models(context: OperationContext, goal: Goal) -> list[UsableModel]:
+    usable = await context.catalogue.usable(_ADDS.get(goal, ModelKind.DENSE))
     return [
         UsableModel(name=u.name, kind=str(u.kind), dimensions=u.dimensions, max_tokens=u.max_tokens, is_ready=u.is_ready, note=u.note)
         for u in usable[:MAX_MODELS]
@@ -216,17 +217,19 @@ def _default_model(model: str | None, goal: Goal, side: ServerFacts) -> str | No
 class _NewModel:
     """The new model, as far as it is known and can be used here."""
 
-    embedder: Embedder | None = None
+    embedder: AnyEmbedder | None = None
     spec: ModelSpec | None = None
     problem: str | None = None
 
 
-async def _new_model(context: OperationContext, model: str | None, goal: Goal, current: ModelSpec | None, warnings: list[str]) -> _NewModel:
+async def _new_model(
+    context: OperationContext, model: str | None, goal: Goal, current: ModelSpec | None, connection: str | None, warnings: list[str]
+) -> _NewModel:
     if model is None:
         return _NewModel()
     wanted = ModelName.parse(model)
     try:
-        embedder = await context.model(model)
+        embedder = await (context.any_model(model, connection) if goal in _ADDS else context.model(model, connection))
     except Unsupported as error:
         if goal not in _ADDS:
             raise
@@ -239,6 +242,10 @@ async def _new_model(context: OperationContext, model: str | None, goal: Goal, c
             raise
         spec = current.model_copy(update={"name": f"{current.name}@{wanted.dimensions}", "dimensions": wanted.dimensions})
         return _NewModel(spec=spec, problem=str(error))
+    if goal in _ADDS and embedder.spec.kind is not _ADDS[goal]:
+        raise Refused(
+            f"Nothing was changed: {model!r} is a {embedder.spec.kind} model, and the goal {str(goal)!r} needs a {_ADDS[goal]} one."
+        )
     return _NewModel(embedder=embedder, spec=embedder.spec)
 
 
@@ -253,7 +260,7 @@ def _rows(spec: ModelSpec | None, timing: Timing | None, texts: list[str]) -> fl
     return sum(counts) / len(counts) if counts else None
 
 
-async def _timed(embedder: Embedder | None, texts: list[str], warnings: list[str]) -> Timing | None:
+async def _timed(embedder: AnyEmbedder | None, texts: list[str], warnings: list[str]) -> Timing | None:
     if embedder is None or not texts:
         return None
     try:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 from qdrant_client import AsyncQdrantClient, models
 
-from qdrant_model_migration.domain.points import Payload, Point, PointId, payload_digest
+from qdrant_model_migration.domain.points import Payload, Point, PointId, ServerText, payload_digest
 from qdrant_model_migration.errors import RequestRejected
 from qdrant_model_migration.qdrant import translate
 from qdrant_model_migration.qdrant.client import Caller
@@ -17,6 +17,10 @@ from qdrant_model_migration.qdrant.client import Caller
 COUNT_PAGE = 100
 """Small enough for any strict mode that allows searches at all."""
 VERSION_PAGE = 500
+
+
+Query = list[float] | list[list[float]] | Mapping[str, Any] | ServerText
+"""What is searched for: a dense vector, a multivector, a sparse `{"indices": …, "values": …}`, or a text that the server embeds."""
 
 
 class Found(BaseModel):
@@ -97,7 +101,7 @@ class Points:
     async def search(
         self,
         collection: str,
-        vector: Sequence[float],
+        vector: Query,
         *,
         using: str,
         limit: int,
@@ -113,7 +117,7 @@ class Points:
         answer = await self._call(
             lambda: self._call.fast.query_points(
                 collection,
-                query=list(vector),
+                query=translate.value(vector),
                 using=using or None,
                 limit=limit,
                 search_params=self._params(exact=exact, quantization=how),

@@ -17,8 +17,8 @@ PREFIX = "_model_migration_probe_"
 
 
 @asynccontextmanager
-async def _scratch(gateway: Gateway, create: Json | None = None) -> AsyncIterator[str]:
-    """A collection of a name nobody else has, payload-only unless it is said otherwise; removed whatever happens."""
+async def scratch(gateway: Gateway, create: Json | None = None) -> AsyncIterator[str]:
+    """A collection of a name nobody else has, payload-only unless `create` says more; removed whatever happens."""
     name = PREFIX + uuid.uuid4().hex[:12]
     await gateway.create_collection(name, create or {"vectors": {}})
     try:
@@ -39,7 +39,7 @@ async def prove_guard(gateway: Gateway) -> bool:
     """
     facts = await gateway.facts()
     await gateway.require("update_filter", "a backfill that overwrites nothing")
-    async with _scratch(gateway) as name:
+    async with scratch(gateway) as name:
         for by_mode in (True, False) if facts.can("update_mode") else (False,):
             old, new = (1, 2) if by_mode else (3, 4)
             await gateway.points.write(name, [Point(id=old, payload={"written_by": "app"})])
@@ -61,7 +61,7 @@ async def prove_rights(gateway: Gateway, ledger: str) -> None:
     step = "create collections"
     alias = PREFIX + uuid.uuid4().hex[:12] + "_alias"
     try:
-        async with _scratch(gateway) as name:
+        async with scratch(gateway) as name:
             step = "write points"
             await gateway.points.write(name, [Point(id=1, payload={})])
             step = "create and delete aliases"
@@ -89,7 +89,7 @@ async def prove_fill(gateway: Gateway) -> None:
     """
     await gateway.require("update_filter", "filling a vector field that overwrites nothing")
     fields = {"vectors": {"old": {"size": 1, "distance": "Dot"}, "new": {"size": 1, "distance": "Dot"}}}
-    async with _scratch(gateway, fields) as name:
+    async with scratch(gateway, fields) as name:
         await gateway.points.write(
             name, [Point(id=1, payload={}, vectors={"old": [1.0], "new": [1.0]}), Point(id=2, payload={}, vectors={"old": [1.0]})]
         )
@@ -107,7 +107,7 @@ async def prove_added_field(gateway: Gateway, *, has_unnamed: bool) -> None:
         Unsupported: they do not; an unnamed vector is the known trap (embedded database of qdrant-client 1.20).
     """
     vector = {"size": 2, "distance": "Dot"}
-    async with _scratch(gateway, {"vectors": vector if has_unnamed else {"old": vector}}) as name:
+    async with scratch(gateway, {"vectors": vector if has_unnamed else {"old": vector}}) as name:
         old = "" if has_unnamed else "old"
         await gateway.add_vector(name, VectorField(name="new", kind=FieldKind.DENSE, config={"size": 2, "distance": "Dot"}))
         try:

@@ -8,7 +8,7 @@ from typing import Any
 from qdrant_client import models
 
 from qdrant_model_migration.domain.collection import Collection, Json, fields_of
-from qdrant_model_migration.domain.points import FLOAT_TOLERANCE, Payload, Point, PointId, untag
+from qdrant_model_migration.domain.points import FLOAT_TOLERANCE, Payload, Point, PointId, ServerText, untag
 
 WIDE = 2**63
 
@@ -80,9 +80,16 @@ def plain_id(point_id: Any) -> PointId | None:
     return untag(f"u:{point_id}")
 
 
+def value(vector: Any) -> Any:
+    """A vector of any kind as the client takes it, for a point or a query: dense and multivectors as lists, a text that the server embeds."""
+    if isinstance(vector, ServerText):
+        return models.Document(text=vector.text, model=vector.model, options=dict(vector.options) or None)
+    return models.SparseVector(**vector) if isinstance(vector, dict) else vector
+
+
 def struct(found: Point) -> models.PointStruct:
     """A point to be written: unnamed vector as a bare list, several fields as a mapping, none as an empty mapping."""
-    vectors = {name: models.SparseVector(**v) if isinstance(v, dict) else v for name, v in found.vectors.items()}
+    vectors = {name: value(v) for name, v in found.vectors.items()}
     vector: Any = vectors[""] if set(vectors) == {""} else vectors
     return models.PointStruct(id=found.id, vector=vector, payload=found.payload)
 
