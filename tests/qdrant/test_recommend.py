@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from qdrant_model_migration.domain.migration import Evidence
 from qdrant_model_migration.domain.points import Point
 from qdrant_model_migration.errors import MigrationError, NotFound, Refused
 from qdrant_model_migration.operations.recommend import recommend
@@ -249,7 +250,19 @@ async def test_a_model_not_trained_for_it_is_cut_only_after_a_comparison(
     models = json.dumps({"plain": {"provider": "builtin", "model": "hashing-128"}})
     async with opened(any_qdrant, monkeypatch, QDRANT_MIGRATION_MODELS=models) as context:
         await seed(context, name, points=60, model="builtin:hashing-128")
-        result = await recommend(context, collection=name, goal="shrink_vectors", current_model="plain", model="plain@64")
+        ask = partial(recommend, context, collection=name, goal="shrink_vectors", current_model="plain", model="plain@64")
+        result = await ask()
+        ledger = await context.ledger()
+        await ledger.create()
+        evidence = Evidence(baseline="plain", candidate="plain@64", verdict="worse", text="nDCG@10 -0.2", at="2026-01-01T00:00:00+00:00")
+        await ledger.save_evidence(name, evidence)
+        worse = await ask()
+        await ledger.save_evidence(name, evidence.model_copy(update={"verdict": "equivalent"}))
+        passed = await ask()
+    assert not any(r.is_feasible for r in worse.recommendations if r.strategy == "truncate")
+    assert passed.next_step is not None
+    assert passed.next_step.tool == "create_target"
+    assert (passed.recommendations[0].strategy, passed.next_step.arguments["dimensions"]) == ("truncate", 64)
     (truncate,) = [r for r in result.recommendations if r.strategy == "truncate"]
     assert not truncate.is_feasible
     assert "Cut to 64 they find" in truncate.refusals[0]

@@ -8,7 +8,8 @@ import pytest
 
 from qdrant_model_migration.domain.model import ModelSpec
 from qdrant_model_migration.embedders.providers import PRICES, PRICES_SEEN
-from qdrant_model_migration.operations.cards import MAP_SAMPLE, SERVER_BM25_RATE, Measured, card
+from qdrant_model_migration.operations.cards import SERVER_BM25_RATE, Measured, card
+from qdrant_model_migration.operations.fitting import SAMPLE_SIZE
 from qdrant_model_migration.operations.sampling import Timing
 from qdrant_model_migration.results import Card
 from qdrant_model_migration.settings import ModelSettings
@@ -58,9 +59,9 @@ def test_a_local_model_has_no_price() -> None:
 
 def test_a_map_embeds_the_sample_alone() -> None:
     made = carded("linear_map", model=LARGE)
-    assert made.tokens == MAP_SAMPLE * 200
+    assert made.tokens == SAMPLE_SIZE * 200
     assert made.cost_usd == 0.26
-    assert made.seconds == MAP_SAMPLE / 50 + POINTS / 2000
+    assert made.seconds == SAMPLE_SIZE / 50 + POINTS / 2000
     assert "10,000 texts embedded, the other vectors mapped" in made.measured_from
 
 
