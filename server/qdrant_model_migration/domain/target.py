@@ -251,7 +251,7 @@ def planned_differences(migration: Migration, found: Collection) -> list[ConfigD
 def _quantization_differences(migration: Migration, found: Collection) -> list[ConfigDifference]:
     name = migration.dense_field or ""
     field = found.field(name)
-    wanted = quantization.requested(migration.quantization, field) if migration.quantization is not None and field is not None else None
+    wanted = quantization.requested(migration.quantization) if migration.quantization is not None and field is not None else None
     held = quantization.settings_of(found).effective(name)
     if field is not None and quantization.is_same(held, wanted):
         return []

@@ -93,3 +93,28 @@ async def _coverage(work: Work) -> float | None:
     if not work.migration.has_fill_stage:
         return None
     return (await coverage(work)).share
+
+
+def _samples(found: list[Difference]) -> list[str]:
+    return [tag(d.id) for d in found[:SAMPLES]]
+
+
+def _problems(
+    by_kind: dict[Kind, list[Difference]],
+    beyond: int,
+    provenance: ProvenanceCheck,
+    unplanned: list[ConfigDifference],
+    *,
+    is_index_ready: bool,
+) -> list[str]:
+    words = {Kind.MISSING: "missing", Kind.EXTRA: "extra", Kind.CHANGED: "changed", Kind.BAD_VECTOR: "with a bad vector"}
+    problems = [f"{len(found)} points {words[kind]}" for kind, found in by_kind.items() if found]
+    if beyond:
+        problems.append(f"{beyond} further differences")
+    if provenance.wrong:
+        problems.append(f"{provenance.wrong} of {provenance.sampled} sampled vectors do not come from the stated model")
+    if unplanned:
+        problems.append(f"configuration differs in {', '.join(d.path for d in unplanned[:5])}")
+    if not is_index_ready:
+        problems.append("the index is still being built")
+    return problems
