@@ -15,7 +15,7 @@ from qdrant_model_migration.operations.proofs import is_index_ready as check_ind
 from qdrant_model_migration.operations.proofs import provenance as check_provenance
 from qdrant_model_migration.operations.verify_filled import SAMPLES, verify_filled
 from qdrant_model_migration.operations.work import PAGE, Work
-from qdrant_model_migration.results import Repaired, Verification
+from qdrant_model_migration.results import ConfigDifference, ProvenanceCheck, Repaired, Verification
 
 MOST_LOOKED_AT_AGAIN = 20_000
 """Differences that get a second look; beyond that the target is plainly not complete."""
