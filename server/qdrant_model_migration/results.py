@@ -200,6 +200,42 @@ class UsableModel(Wire):
     note: str | None = None
 
 
+class DimensionQuality(Wire):
+    """How many of the true nearest neighbours vectors still find when they are cut to their first numbers."""
+
+    dimensions: int
+    recall_at_k: float
+    ci_low: float = Field(description="95 % bootstrap interval over the queries")
+    ci_high: float
+    k: int
+    sample: int = Field(description="vectors searched; in a larger collection neighbours are harder to find")
+
+
+class MapReport(Wire):
+    """A linear map from the stored vectors to another model's, judged on pairs that it was not fitted on."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: Literal["procrustes", "ridge"]
+    dimensions: tuple[int, int] = Field(description="of the stored and of the new vectors")
+    pairs: int = Field(description="points whose text was embedded with the new model, held-out ones included")
+    held_out: int = Field(description="points that the map was not fitted on; they are the queries and the whole pool")
+    k: int
+    recall: float = Field(description="share of the exact new vectors' k nearest held-out points that the mapped vectors find as well")
+    ci_low: float = Field(description="95 % bootstrap interval over the held-out points")
+    ci_high: float
+    rejected_recall: float = Field(description="recall of the other kind of map")
+    mean_cosine: float = Field(description="between the mapped and the exact new vectors of held-out points")
+    floor: float = Field(description="the recall below which the map is refused")
+    seed: int
+    digest: str = Field(description="of the map")
+    left_out: dict[str, int] = Field(default={}, description="sampled points that could not be used, by reason")
+
+    @property
+    def is_acceptable(self) -> bool:
+        return self.recall >= self.floor
+
+
 class RecommendResult(Result):
     source_match: SourceMatch | None = None
     recommendations: list[Recommendation] = []

@@ -19,6 +19,8 @@ from pydantic import BaseModel
 from qdrant_client import models
 
 from qdrant_model_migration.domain.collection import Json
+from qdrant_model_migration.domain.linear_map import LinearMap
+from qdrant_model_migration.domain.map_records import MapIndex, MapPart, assembled, disassembled
 from qdrant_model_migration.domain.migration import (
     EventRecord,
     FailedRecord,
@@ -219,6 +221,29 @@ class Ledger:
             await self._call(
                 lambda: self._call.rest.delete(self.collection, points_selector=models.PointIdsList(points=list(ids)), wait=True)
             )
+
+    # --- linear maps
+
+    async def save_map(self, migration_id: str, found: LinearMap) -> None:
+        """Keep a map in parts; it is there once its index is written. Another one kept before stays whole until then."""
+        index, parts = disassembled(found)
+        for number, part in enumerate(parts):
+            await self._write("map_part", migration_id, f"{index.digest}-{number}", part)
+        await self._write("map", migration_id, "", index)
+
+    async def load_map(self, migration_id: str) -> LinearMap | None:
+        """The map that was kept, or None: there is none, or it was not written to the end.
+
+        Raises:
+            MigrationError: it was whole and no longer is.
+        """
+        body = (await self._read("map", migration_id, "")).body
+        if body is None:
+            return None
+        index = MapIndex.model_validate(body)
+        # One by one: together they may exceed what a request may hold.
+        bodies = [(await self._read("map_part", migration_id, f"{index.digest}-{number}")).body for number in range(index.parts)]
+        return assembled(index, [None if b is None else MapPart.model_validate(b) for b in bodies])
 
     # --- records
 
