@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from functools import partial
+from pathlib import Path
 
 import pytest
 
+from qdrant_model_migration.domain.migration import Evidence
 from qdrant_model_migration.domain.points import Point
 from qdrant_model_migration.errors import MigrationError, NotFound, Refused
 from qdrant_model_migration.operations.recommend import recommend
@@ -188,6 +190,85 @@ async def test_quantization_needs_neither_model_nor_text(any_qdrant: Backend, na
     }
     assert best.card.tokens == 0
     assert best.card.disk_after_bytes == 40 * 64
+
+
+async def test_texts_may_come_from_a_file(any_qdrant: Backend, name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    lines = [json.dumps({"id": n, "text": text(n)}) for n in range(30)]
+    (tmp_path / "texts.jsonl").write_text("\n".join(lines))
+    (tmp_path / "other.jsonl").write_text(json.dumps({"id": 4711, "text": "of another collection"}))
+    async with opened(any_qdrant, monkeypatch, QDRANT_MIGRATION_ALLOWED_DIRECTORIES=str(tmp_path)) as context:
+        await seed(context, name, payload=lambda n: {"n": n})
+        result = await recommend(context, collection=name, goal="replace_model", model=NEW, current_model=OLD, texts_file="texts.jsonl")
+        with pytest.raises(Refused, match=r"none of 40 sampled points"):
+            await recommend(context, collection=name, goal="replace_model", model=NEW, texts_file="other.jsonl")
+        # Nothing is embedded, so no text is needed.
+        await recommend(context, collection=name, goal="change_quantization", texts_file="other.jsonl")
+    best = result.recommendations[0]
+    assert best.is_feasible
+    assert any("25.0% of the sampled points have no text in the texts file" in risk for risk in best.risks)
+    assert best.card.tokens == 30 * 12
+    assert result.source_match is not None
+    assert result.source_match.is_match
+    assert result.next_step is not None
+    assert result.next_step.arguments["texts_file"] == "texts.jsonl"
+    assert "text_field" not in result.next_step.arguments
+
+
+MRL = json.dumps({"mrl": {"provider": "builtin", "model": "hashing-128"}})
+"""Named like a model that was trained for it; the rules ask the name."""
+
+
+async def test_sizes_are_measured_before_a_person_chooses_one(any_qdrant: Backend, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with opened(any_qdrant, monkeypatch, QDRANT_MIGRATION_MODELS=MRL) as context:
+        await seed(context, name, points=200, model="builtin:hashing-128", payload=lambda n: {"text": text(n)})
+        undecided = await recommend(context, collection=name, goal="shrink_vectors", current_model="mrl")
+        decided = await recommend(context, collection=name, goal="shrink_vectors", current_model="mrl", model="mrl@64", writes="frozen")
+    assert undecided.dimensions
+    assert all(0 < q.recall_at_k < 1 and q.ci_low <= q.recall_at_k <= q.ci_high and q.dimensions < 128 for q in undecided.dimensions)
+    assert undecided.recommendations[0].strategy == "truncate"
+    assert undecided.recommendations[0].is_feasible
+    assert undecided.next_step is None
+    assert decided.next_step is not None
+    assert decided.next_step.arguments == {
+        "collection": name,
+        "strategy": "truncate",
+        "model": "mrl",
+        "dimensions": 64,
+        "current_model": "mrl",
+        "writes": "frozen",
+        "readers": "one_deploy",
+    }
+    best = decided.recommendations[0]
+    assert best.card.tokens == 0
+    assert (best.card.disk_after_bytes or 0) == -200 * 64 * 4
+    assert any("of their true neighbours in a sample" in r for r in best.reasons)
+
+
+async def test_a_model_not_trained_for_it_is_cut_only_after_a_comparison(
+    any_qdrant: Backend, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models = json.dumps({"plain": {"provider": "builtin", "model": "hashing-128"}})
+    async with opened(any_qdrant, monkeypatch, QDRANT_MIGRATION_MODELS=models) as context:
+        await seed(context, name, points=60, model="builtin:hashing-128")
+        ask = partial(recommend, context, collection=name, goal="shrink_vectors", current_model="plain", model="plain@64")
+        result = await ask()
+        ledger = await context.ledger()
+        await ledger.create()
+        evidence = Evidence(baseline="plain", candidate="plain@64", verdict="worse", text="nDCG@10 -0.2", at="2026-01-01T00:00:00+00:00")
+        await ledger.save_evidence(name, evidence)
+        worse = await ask()
+        await ledger.save_evidence(name, evidence.model_copy(update={"verdict": "equivalent"}))
+        passed = await ask()
+    assert not any(r.is_feasible for r in worse.recommendations if r.strategy == "truncate")
+    assert passed.next_step is not None
+    assert passed.next_step.tool == "create_target"
+    assert (passed.recommendations[0].strategy, passed.next_step.arguments["dimensions"]) == ("truncate", 64)
+    (truncate,) = [r for r in result.recommendations if r.strategy == "truncate"]
+    assert not truncate.is_feasible
+    assert "Cut to 64 they find" in truncate.refusals[0]
+    assert truncate.next_step is not None
+    assert truncate.next_step.tool == "compare_models"
+    assert truncate.next_step.arguments == {"collection": name, "models": ["plain", "plain@64"]}
 
 
 async def test_a_target_on_another_server_is_judged_by_that_server(

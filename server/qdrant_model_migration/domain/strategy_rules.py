@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from qdrant_model_migration.domain.estimates import HUGE_POINTS, human_bytes, multivector_bytes
+from qdrant_model_migration.domain.linear_map import RECALL_FLOOR
 from qdrant_model_migration.domain.model import ModelKind
 from qdrant_model_migration.domain.observations import Advice, Goal, Observations, is_matryoshka
+from qdrant_model_migration.domain.quantization import BINARY_DIMENSIONS, Kind, problem, settings_of
 from qdrant_model_migration.domain.strategy_facts import (
     FOREIGN,
     added_field,
@@ -21,9 +23,6 @@ from qdrant_model_migration.domain.strategy_facts import (
     this_server,
     writer_changes,
 )
-
-BINARY_SIZE = 1024
-"""Dimensions from which on binary quantization keeps enough (Qdrant's documentation on quantization)."""
 
 
 def _new_collection(advice: Advice, seen: Observations) -> None:
@@ -207,7 +206,7 @@ def _linear_map(advice: Advice, seen: Observations) -> None:
     else:
         advice.reasons.append(f"Meant for 100 million points and more; at {points:,} embedding everything is exact and affordable.")
     advice.prerequisites.append(
-        "A sample embedded with the new model; if the recall on its held-out part is below the floor, the map is refused."
+        f"A sample embedded with the new model; if the recall on its held-out part is below the floor ({RECALL_FLOOR:.2f}), the map is refused."
     )
     new_collection_needs(advice, seen)
     advice.risks.append("Recall is lost, by how much depends on the pair of models: it is measured, never promised.")
@@ -237,19 +236,22 @@ def _requantize(advice: Advice, seen: Observations) -> None:
 
 
 def _choose_quantization(advice: Advice, seen: Observations) -> None:
+    """What to set: scalar, which loses least, unless it is set already; the reasons against it are those of create_target."""
     assert seen.field is not None
     size = seen.field.size or 0
-    own = seen.field.config.get("quantization_config") or seen.collection.config.get("quantization_config") or {}
-    present = next(iter(own), None)
-    if seen.field.datatype == "uint8" and present is None:
-        advice.refusals.append("The vectors are stored as bytes (uint8): quantization has nothing to gain.")
-    elif size < BINARY_SIZE:
-        advice.risks.append(f"Binary quantization suits 1,024 dimensions and more; at {size} take scalar.")
-    if present != "scalar":
-        advice.quantization = "scalar"
-        advice.reasons.append("Scalar (a quarter of the RAM) is the careful choice" + (f"; now it is {present}." if present else "."))
-    elif size >= BINARY_SIZE:
-        advice.quantization = "binary"
+    present = settings_of(seen.collection).effective(seen.field.name) or {}
+    kind: Kind | None = "scalar" if "scalar" not in present else "binary" if size >= BINARY_DIMENSIONS else None
+    why = problem(kind or "off", seen.collection, seen.field, is_embedded=False)
+    if why is not None:
+        advice.refusals.append(f"{why[0].upper()}{why[1:]}.")
+        return
+    if size < BINARY_DIMENSIONS:
+        advice.risks.append(f"Binary quantization suits {BINARY_DIMENSIONS:,} dimensions and more; at {size} take scalar.")
+    advice.quantization = kind
+    if kind == "scalar":
+        now = next(iter(present), None)
+        advice.reasons.append("Scalar (a quarter of the RAM) is the careful choice" + (f"; now it is {now}." if now else "."))
+    elif kind == "binary":
         advice.reasons.append(f"Scalar is set already; binary (a 32nd of the RAM) suits {size} dimensions, with rescoring.")
     else:
         advice.prerequisites.append("A choice of 'quantization' (product, binary, off): scalar is set already.")

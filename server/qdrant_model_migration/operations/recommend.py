@@ -111,6 +111,7 @@ async def recommend(
         match=match,
         rows=_rows(chosen.spec, timing, text.texts),
         cut=_at(qualities, chosen.spec),
+        has_passed_comparison=await _has_passed(context, target or gateway, name, current_model, chosen.spec),
         writes=writes,
         readers=readers,
         has_alias=alias is not None or bool(found.aliases),
@@ -199,6 +200,14 @@ def _at(qualities: list[DimensionQuality], spec: ModelSpec | None) -> DimensionQ
     return max((q for q in qualities if q.dimensions <= wanted), key=lambda q: q.dimensions, default=None)
 
 
+async def _has_passed(context: OperationContext, target: Gateway, name: str, current_model: str | None, spec: ModelSpec | None) -> bool:
+    """Whether a comparison of these two models on this collection came out well; it is kept where the target's ledger lies."""
+    if current_model is None or spec is None:
+        return False
+    found = await (await context.ledger(target.connection.name)).evidence(name, current_model, spec.name)
+    return found is not None and found.verdict in ("better", "equivalent")
+
+
 async def _target(context: OperationContext, source: Gateway, target_connection: str | None) -> Gateway | None:
     """The gateway of another server; None when the target lies beside the source."""
     if target_connection in (None, source.connection.name):
@@ -235,7 +244,7 @@ async def _new_model(
             raise
         # The strategy is judged all the same; only its time cannot be measured here.
         warnings.append(f"{model!r} was not measured. {error}")
-        return _NewModel(spec=ModelSpec(name=model, kind=_ADDS[goal]))
+        return _NewModel(spec=ModelSpec(name=model, kind=_ADDS[goal], is_server_side=wanted.provider == "qdrant"))
     except (ModelNotUsable, Refused) as error:
         # Stored vectors can be cut although the model itself cannot be asked for fewer dimensions.
         if current is None or wanted.dimensions is None or str(wanted.model_copy(update={"dimensions": None})) != current.name:

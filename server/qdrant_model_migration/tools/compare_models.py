@@ -12,6 +12,7 @@ from qdrant_model_migration.errors import Refused, Unsupported
 from qdrant_model_migration.operations.compare import compare_migration, compare_on_sample
 from qdrant_model_migration.operations.finding import find_migration
 from qdrant_model_migration.operations.requests import Report, carry_out, operation_key
+from qdrant_model_migration.operations.status import after_verification
 from qdrant_model_migration.results import CompareResult, Comparison, NextStep, Progress
 from qdrant_model_migration.tools.support import Connection, ToolSpec, again, app_of, read_only, reporter, without_none
 
@@ -123,10 +124,8 @@ async def _of_migration(ctx: Context[Any, Any], migration_id: str, shared: dict[
             state="running",
             migration_id=migration.id,
         )
-    following = NextStep(
-        tool="swap_alias", arguments={"migration_id": migration.id}, why="see the plan of the cutover; it changes nothing yet"
-    )
-    return _result(notice, found, migration.id, following if migration.phase is Phase.VERIFIED else None)
+    following = after_verification(migration.model_copy(update={"comparison": found}))
+    return _result(notice, found, migration.id, following if migration.phase in (Phase.VERIFIED, Phase.CUT_OVER) else None)
 
 
 def _result(notice: str, found: Comparison, migration_id: str | None, step: NextStep | None) -> CompareResult:
