@@ -200,10 +200,10 @@ class Gateway:
         if body:
             await self._raw.update(name, body)
         found = await self.describe(name)
-        missing = quantization.request(settings_of(found), wanted)
-        if missing:
+        other = quantization.differences(wanted, settings_of(found))
+        if other:
             raise MigrationError(
-                f"The quantization of {name!r} was set, but reads back otherwise in {', '.join(quantization.paths(missing))}: "
+                f"The quantization of {name!r} was set, but reads back otherwise in {', '.join(d.path for d in other)}: "
                 "this server does not keep it, or somebody else changes it."
             )
         return found
