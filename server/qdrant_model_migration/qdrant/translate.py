@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from qdrant_client import models
 
-from qdrant_model_migration.domain.collection import Collection, Json, fields_of
-from qdrant_model_migration.domain.points import FLOAT_TOLERANCE, Payload, Point, PointId
+from qdrant_model_migration.domain.collection import Collection, Json, Replica, fields_of, shard_key_config
+from qdrant_model_migration.domain.points import FLOAT_TOLERANCE, Payload, Point, PointId, ShardKey, untag
 
 WIDE = 2**63
 
 
-def collection(name: str, info: models.CollectionInfo, aliases: Iterable[str], shard_keys: Iterable[str | int] = ()) -> Collection:
+def collection(
+    name: str,
+    info: models.CollectionInfo,
+    aliases: Iterable[str],
+    shard_keys: Sequence[ShardKey] = (),
+    replicas: Sequence[Replica] = (),
+    peers: int = 1,
+) -> Collection:
     """A collection from the server's description."""
     config: Json = info.config.model_dump(mode="json", exclude_none=True)
     indexes = {
@@ -37,7 +44,26 @@ def collection(name: str, info: models.CollectionInfo, aliases: Iterable[str], s
         indexed_vectors=info.indexed_vectors_count,
         aliases=tuple(sorted(aliases)),
         shard_keys=tuple(shard_keys),
+        shard_key_config=shard_key_config(shard_keys, replicas),
+        replicas=tuple(replicas),
+        peers=peers,
     )
+
+
+def replicas(info: models.CollectionClusterInfo) -> list[Replica]:
+    """Every replica of every shard, by shard and peer."""
+    arriving = {(t.shard_id, t.to) for t in info.shard_transfers if not t.sync}
+    found = [(s.shard_id, info.peer_id, s.shard_key, s.state) for s in info.local_shards]
+    found += [(s.shard_id, s.peer_id, s.shard_key, s.state) for s in info.remote_shards]
+    return [
+        Replica(shard=shard, key=key, peer=peer, state=state.value, is_arriving=(shard, peer) in arriving)
+        for shard, peer, key, state in sorted(found, key=lambda f: f[:2])
+    ]
+
+
+def key_order(key: ShardKey) -> tuple[bool, int, str]:
+    """Shard keys come in any order; ours is numbers, then texts."""
+    return (False, key, "") if isinstance(key, int) else (True, 0, key)
 
 
 def vectors_of(vector: Any) -> dict[str, Any]:
@@ -62,6 +88,15 @@ def point(record: models.Record | models.ScoredPoint) -> Point:
         vectors=vectors_of(record.vector),
         shard_key=key if isinstance(key, str | int) else None,
     )
+
+
+def plain_id(point_id: Any) -> PointId | None:
+    """An id as int or lower-case UUID text, whatever transport it came by."""
+    if point_id is None or isinstance(point_id, int):
+        return point_id
+    if hasattr(point_id, "num") or hasattr(point_id, "uuid"):
+        return point_id.uuid or int(point_id.num)
+    return untag(f"u:{point_id}")
 
 
 def struct(found: Point) -> models.PointStruct:
@@ -127,8 +162,8 @@ def still_holds(point_id: PointId, observed: Payload, wanted: Payload, *, whole:
 
 def creation(create: Json) -> dict[str, Any]:
     """Arguments of `create_collection` from our recorded request."""
-    # `params_after` is no part of the request: the gateway applies it by an update.
-    request = models.CreateCollection.model_validate({key: value for key, value in create.items() if key != "params_after"})
+    # These are no part of the request: the gateway carries them out afterwards.
+    request = models.CreateCollection.model_validate({k: v for k, v in create.items() if k not in ("params_after", "shard_keys")})
     return {
         "vectors_config": request.vectors if request.vectors is not None else {},
         "sparse_vectors_config": request.sparse_vectors,
