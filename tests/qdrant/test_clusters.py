@@ -342,6 +342,7 @@ async def test_a_shard_that_moves_to_another_peer_is_numbered_anew(
         (other,) = {int(peer) for peer in status.peers} - {replica.peer}
         move = models.MoveShard(shard_id=0, from_peer_id=replica.peer, to_peer_id=other, method=models.ShardTransferMethod.STREAM_RECORDS)
         await gateway.call.rest.cluster_collection_update(name, models.MoveShardOperation(move_shard=move))
+        left: list[tuple[int, str]] = []
         for _ in range(300):
             # For a moment the old copy is still there beside the new one.
             if (left := [(r.peer, r.state) for r in await gateway.replicas(name)]) == [(other, "Active")]:
