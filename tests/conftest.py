@@ -328,7 +328,10 @@ def cranfield(assets: Path) -> Cranfield:
 
 @pytest.fixture(scope="session")
 def asset_models(assets: Path) -> str:
-    """Value of QDRANT_MIGRATION_MODELS: minilm, minilm-int8, minilm-l2 (the weak, old one), minilm-256, minilm-1152, minilm-cls."""
+    """Value of QDRANT_MIGRATION_MODELS.
+
+    Dense: minilm, minilm-int8, minilm-l2 (the weak, old one), minilm-256, minilm-1152, minilm-cls. Sparse: bm25. Multivector: colbert.
+    """
     models = assets / "models"
 
     def pooled(folder: str, pooling: str = "mean") -> dict[str, object]:
@@ -345,5 +348,7 @@ def asset_models(assets: Path) -> str:
             "minilm-256": head("minilm-multihead-int8", "sentence_embedding_256", 256),
             "minilm-1152": head("minilm-multihead-int8", "sentence_embedding_1152", 1152),
             "minilm-cls": pooled("all-MiniLM-L6-v2-int8", "cls"),
+            "bm25": {"model": "Qdrant/bm25", "path": str(models / "bm25")},
+            "colbert": {"model": "answerdotai/answerai-colbert-small-v1", "path": str(models / "colbert-l2-int8")},
         }
     )

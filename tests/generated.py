@@ -1,16 +1,17 @@
-"""Tables of the README that come from the code: `python -m tests.generated` writes them, `--check` fails when they are not current."""
+"""Tables of README.md and SKILL.md that come from the code: `python -m tests.generated` writes them, `--check` fails when they are not current."""
 
 from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
-from qdrant_model_migration.domain.observations import GUIDANCE, IMPLEMENTED, STRATEGIES
-from qdrant_model_migration.domain.strategy import DOES
+from qdrant_model_migration.domain.strategies import STRATEGY
+from qdrant_model_migration.embedders.providers import PRICES, PRICES_SEEN
 from qdrant_model_migration.tools import TOOLS
 
-README = Path(__file__).resolve().parent.parent / "README.md"
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def tools_table() -> str:
@@ -24,31 +25,44 @@ def tools_table() -> str:
 
 
 def strategies_table() -> str:
-    """One row a strategy: name, what it does, whether this version carries it out, where the guidance explains it."""
-    rows = ["| strategy | it … | this version | guidance |", "| --- | --- | --- | --- |"]
-    rows += [f"| `{n}` | {DOES[n]} | {'carries it out' if n in IMPLEMENTED else 'explains it'} | {GUIDANCE[n]} |" for n in STRATEGIES]
+    """One row a strategy; the same in README.md and SKILL.md."""
+    rows = ["| strategy | placement and work | needs | choose it when |", "| --- | --- | --- | --- |"]
+    rows += [f"| `{s.name}` | {s.work} | {s.needs} | {s.when} |" for s in STRATEGY.values()]
     return "\n".join(rows)
 
 
-def rendered(text: str) -> str:
-    """The README with its tables made anew."""
-    for name, table in (("tools", tools_table()), ("strategies", strategies_table())):
+def prices_line() -> str:
+    """The list prices that costs are estimated by, with their date."""
+    listed = ", ".join(f"`{model}` {price:.2f}" for model, price in PRICES.items())
+    return f"List prices in USD per million tokens, seen on {PRICES_SEEN}: {listed}."
+
+
+PLACES: dict[str, dict[str, Callable[[], str]]] = {
+    "README.md": {"tools": tools_table, "strategies": strategies_table, "prices": prices_line},
+    "skill/SKILL.md": {"strategies": strategies_table},
+}
+
+
+def rendered(path: str, text: str) -> str:
+    """A file with its tables made anew."""
+    for name, make in PLACES[path].items():
         pattern = rf"(<!-- generated: {name} -->\n).*?(<!-- end -->)"
+        table = make()
         text, count = re.subn(pattern, lambda m, table=table: f"{m[1]}\n{table}\n\n{m[2]}", text, flags=re.DOTALL)  # type: ignore[misc]
         if count != 1:
-            raise SystemExit(f"README.md has no place for the generated table {name!r}.")
+            raise SystemExit(f"{path} has no place for the generated table {name!r}.")
     return text
 
 
 def main() -> None:
     """Write the tables, or check them."""
-    before = README.read_text(encoding="utf-8")
-    after = rendered(before)
-    if "--check" in sys.argv[1:]:
-        if before != after:
-            raise SystemExit("README.md is not current: run `python -m tests.generated`.")
-        return
-    README.write_text(after, encoding="utf-8")
+    for path in PLACES:
+        before = (ROOT / path).read_text(encoding="utf-8")
+        after = rendered(path, before)
+        if "--check" not in sys.argv[1:]:
+            (ROOT / path).write_text(after, encoding="utf-8")
+        elif before != after:
+            raise SystemExit(f"{path} is not current: run `python -m tests.generated`.")
 
 
 if __name__ == "__main__":

@@ -13,9 +13,10 @@ from qdrant_model_migration import __version__
 from qdrant_model_migration.domain.guidance import guidance_text
 from qdrant_model_migration.errors import MigrationError
 from qdrant_model_migration.operations.context import OperationContext
+from qdrant_model_migration.operations.finding import find_migration
 from qdrant_model_migration.operations.report import markdown_report
 from qdrant_model_migration.operations.requests import LocalOperations
-from qdrant_model_migration.operations.status import find_migration, read_status
+from qdrant_model_migration.operations.status import read_status
 from qdrant_model_migration.settings import Settings
 from qdrant_model_migration.tools import TOOLS
 from qdrant_model_migration.tools.support import App, answering, app_of

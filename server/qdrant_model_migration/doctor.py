@@ -225,14 +225,15 @@ async def _models(context: OperationContext) -> AsyncIterator[Check]:
         what = f"model '{name}'"
         try:
             with anyio.fail_after(MODEL_TIMEOUT_S):
-                embedder = await context.catalogue.load(name)
-                await embedder.embed(["The doctor embeds one sentence."], Side.QUERY)
+                embedder = await context.any_model(name)
+                await embedder.embed(["The doctor embeds one sentence."], Side.DOCUMENT)
         except TimeoutError:
             yield Check(name=what, state="fail", text=f"not loaded within {MODEL_TIMEOUT_S:.0f} s", remedy="Download it beforehand, or check its endpoint.")  # fmt: skip
         except MigrationError as error:
             yield Check(name=what, state="fail", text=str(error), remedy=f"Correct QDRANT_MIGRATION_MODELS[{name!r}], or its files, key or endpoint.")  # fmt: skip
         else:
-            yield Check(name=what, state="ok", text=f"loaded; {embedder.spec.dimensions} dimensions; embeds")
+            size = f"{embedder.spec.dimensions} dimensions" if embedder.spec.dimensions else str(embedder.spec.kind)
+            yield Check(name=what, state="ok", text=f"loaded; {size}; embeds")
 
 
 def _folders(settings: Settings) -> list[Check]:

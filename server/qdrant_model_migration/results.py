@@ -172,7 +172,9 @@ class Card(Wire):
     seconds: float | None = None
     cost_usd: float | None = None
     disk_bytes: int | None = Field(default=None, description="additional, while both collections exist")
-    ram_bytes: int | None = None
+    ram_bytes: int | None = Field(default=None, description="additional, while both collections exist")
+    disk_after_bytes: int | None = Field(default=None, description="additional when what is replaced has gone; negative: less than now")
+    ram_after_bytes: int | None = None
     app_changes: list[str] = []
     undo: str = ""
     measured_from: str = Field(default="", description="what the estimates rest on")
@@ -181,7 +183,6 @@ class Card(Wire):
 class Recommendation(Wire):
     strategy: str
     is_feasible: bool
-    is_implemented: bool = Field(description="whether create_target of this version carries it out")
     reasons: list[str] = []
     refusals: list[str] = []
     prerequisites: list[str] = []
@@ -200,9 +201,46 @@ class UsableModel(Wire):
     note: str | None = None
 
 
+class DimensionQuality(Wire):
+    """How many of the true nearest neighbours vectors still find when they are cut to their first numbers."""
+
+    dimensions: int
+    recall_at_k: float
+    ci_low: float = Field(description="95 % bootstrap interval over the queries")
+    ci_high: float
+    k: int
+    sample: int = Field(description="vectors searched; in a larger collection neighbours are harder to find")
+
+
+class MapReport(Wire):
+    """A linear map from the stored vectors to another model's, judged on pairs that it was not fitted on."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: Literal["procrustes", "ridge"]
+    dimensions: tuple[int, int] = Field(description="of the stored and of the new vectors")
+    pairs: int = Field(description="points whose text was embedded with the new model, held-out ones included")
+    held_out: int = Field(description="points that the map was not fitted on; they are the queries and the whole pool")
+    k: int
+    recall: float = Field(description="share of the exact new vectors' k nearest held-out points that the mapped vectors find as well")
+    ci_low: float = Field(description="95 % bootstrap interval over the held-out points")
+    ci_high: float
+    rejected_recall: float = Field(description="recall of the other kind of map")
+    mean_cosine: float = Field(description="between the mapped and the exact new vectors of held-out points")
+    floor: float = Field(description="the recall below which the map is refused")
+    seed: int
+    digest: str = Field(description="of the map")
+    left_out: dict[str, int] = Field(default={}, description="sampled points that could not be used, by reason")
+
+    @property
+    def is_acceptable(self) -> bool:
+        return self.recall >= self.floor
+
+
 class RecommendResult(Result):
     source_match: SourceMatch | None = None
     recommendations: list[Recommendation] = []
+    dimensions: list[DimensionQuality] = Field(default=[], description="what shortened vectors still find, size by size; a person chooses")
     models: list[UsableModel] = []
 
 
@@ -221,6 +259,7 @@ class RecipeInfo(Wire):
     source_field: str | None = None
     model: str | None = None
     dimensions: int | None = None
+    stage: Literal["insert", "fill"] = Field(default="insert", description="written with the point, or filled in afterwards")
 
 
 class ConfigDifference(Wire):
@@ -242,6 +281,8 @@ class CreateTargetResult(WriteResult):
     config_diff: list[ConfigDifference] = Field(default=[], description="where the target, read back, differs from the source")
     app_changes: list[str] = []
     dual_write_snippet: str = ""
+    query_snippet: str = Field(default="", description="how the app queries afterwards, in Python")
+    fitted: MapReport | None = Field(default=None, description="of linear_map: what the map finds, measured on points it was not fitted on")
     source_match: SourceMatch | None = None
 
 
@@ -296,6 +337,10 @@ class StatusResult(WriteResult):
     phase: str
     error: str | None = None
     is_paused: bool = False
+    is_filling: bool = Field(default=False, description="the readers have moved, and the new field is still being filled")
+    coverage: float | None = Field(
+        default=None, description="share of the points that hold a field which is filled after the copy, or in place"
+    )
     source: str = ""
     target: str = ""
     strategy: str = ""
@@ -342,6 +387,9 @@ class Verification(Wire):
     at: str = ""
     lease_epoch: int = 0
     source_operation: int | None = Field(default=None, description="number of the last operation on the source before the first look")
+    coverage: float | None = Field(
+        default=None, description="share of the points that hold a field which is filled after the copy, or in place"
+    )
 
 
 class VerifyResult(Result):
@@ -364,6 +412,9 @@ class VerifyResult(Result):
     bad_vector_samples: list[str] = []
     wrong_model_samples: list[str] = []
     sample_reasons: dict[str, str] = Field(default={}, description="what is wrong with each sample, by point id")
+    coverage: float | None = Field(
+        default=None, description="share of the points that hold a field which is filled after the copy, or in place"
+    )
     progress: Progress | None = None
 
 
@@ -461,7 +512,7 @@ class CompareResult(Result):
 class Move(Wire):
     alias: str
     from_collection: str | None = Field(description="null when the alias is created")
-    to_collection: str
+    to_collection: str | None = Field(description="null when the alias is removed")
 
 
 class SwapPlan(Wire):
@@ -487,7 +538,7 @@ class WriteGap(Wire):
 class SwapOutcome(Wire):
     alias: str
     previous: str | None
-    current: str
+    current: str | None
     write_gap: WriteGap = WriteGap()
     notes: list[str] = []
 
@@ -540,3 +591,43 @@ class Section(Wire):
 
 class GuidanceResult(Result):
     sections: list[Section]
+
+
+# --- requantize
+
+
+class RecallVariant(Wire):
+    """The recall with search parameters that an app can ask for."""
+
+    rescore: bool | None = None
+    oversampling: float | None = None
+    ignore: bool = Field(default=False, description="searched by the original vectors: what the index alone loses")
+    recall: float
+    ci_low: float
+    ci_high: float
+
+
+class IndexRecall(Wire):
+    """Share of the exact top k that a search finds; stored vectors were the queries, each without its own point."""
+
+    k: int
+    queries: int
+    recall: float = Field(description="with no search parameters, as an app that says nothing gets it")
+    ci_low: float
+    ci_high: float
+    quantization: str | None = None
+    variants: list[RecallVariant] = Field(default=[], description="cheapest first; empty when the field is not quantized")
+
+
+class RequantizeOutcome(Wire):
+    """What changing a field's quantization did."""
+
+    kind: Literal["scalar", "product", "binary", "off", "restored"]
+    field: str = Field(description="empty for the unnamed vector")
+    before: IndexRecall | None = None
+    after: IndexRecall | None = None
+    changed: list[ConfigDifference] = Field(default=[], description="configuration paths: before (source) and after (target)")
+    is_ready: bool = Field(description="whether the server was done within the time given")
+    seconds: float
+    advice: list[str] = Field(default=[], description="what the app should ask for, with the line of code")
+    notes: list[str] = []

@@ -62,6 +62,10 @@ class ModelSettings(BaseModel):
     requests_per_minute: int | None = Field(default=None, ge=1)
     tokens_per_minute: int | None = Field(default=None, ge=1)
     batch_size: int | None = Field(default=None, ge=1)
+    language: str | None = None
+    """Of BM25: whose stop words and stemmer."""
+    tokenizer: str | None = None
+    """Of BM25 in the server: word, whitespace, prefix or multilingual. FastEmbed's own is always 'word'."""
 
 
 class _Environment(BaseSettings):
@@ -138,9 +142,12 @@ class Settings(BaseModel):
             )
         candidates = [Path(name)] if Path(name).is_absolute() else [folder / name for folder in self.allowed_directories]
         for candidate in candidates:
-            path = candidate.resolve()
-            if any(path.is_relative_to(folder) for folder in self.allowed_directories) and path.is_file():
-                return path
+            try:
+                path = candidate.resolve()
+                if any(path.is_relative_to(folder) for folder in self.allowed_directories) and path.is_file():
+                    return path
+            except (OSError, ValueError, RuntimeError):
+                continue  # no file can have this name: too long, a NUL byte, links in a circle
         raise Refused(
             f"File {name!r} was not read: it is not a file inside an allowed directory. "
             f"Allowed by QDRANT_MIGRATION_ALLOWED_DIRECTORIES: {', '.join(str(p) for p in self.allowed_directories)}."

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from qdrant_model_migration.embedders.catalogue import Catalogue
-from qdrant_model_migration.errors import MigrationError, ModelNotUsable, NotFound, Refused, SettingsError, Unsupported
+from qdrant_model_migration.errors import MigrationError, ModelNotUsable, NotFound, Refused, SettingsError
 from qdrant_model_migration.settings import read_settings
 
 MODELS = {
@@ -49,6 +49,14 @@ def catalogue(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Catalogue:
         ("openai:text-embedding-3-large@1024", "openai:text-embedding-3-large@1024"),
         ("voyage:voyage-4", "voyageai:voyage-4"),
         ("Cohere:embed-v4.0", "cohere:embed-v4.0"),
+        ("Qdrant/bm25", "fastembed:Qdrant/bm25"),
+        ("fastembed:bm25", "fastembed:Qdrant/bm25"),
+        ("qdrant:bm25", "qdrant:bm25"),
+        ("Qdrant:qdrant/BM25", "qdrant:bm25"),
+        ("qdrant:sentence-transformers/all-minilm-l6-v2@384", "qdrant:sentence-transformers/all-minilm-l6-v2@384"),
+        ("splade", "fastembed:prithivida/Splade_PP_en_v1"),
+        ("prithivida/Splade_PP_en_v1", "fastembed:prithivida/Splade_PP_en_v1"),
+        ("answerai-colbert", "fastembed:answerdotai/answerai-colbert-small-v1"),
     ],
 )
 def test_a_name_is_completed_when_exactly_one_model_fits(catalogue: Catalogue, name: str, canonical: str) -> None:
@@ -61,10 +69,9 @@ def test_a_name_is_completed_when_exactly_one_model_fits(catalogue: Catalogue, n
         ("bge-small", Refused, "'BAAI/bge-small-en', 'BAAI/bge-small-en-v1.5', 'BAAI/bge-small-zh-v1.5'"),
         ("bge-smal-en-v15", NotFound, "bge-small-en-v1.5"),
         ("text-embedding-3-smal", NotFound, "openai:text-embedding-3-small"),
-        ("qdrant:bm25", Unsupported, "server-side inference"),
-        ("Qdrant/bm25", Unsupported, "'add_sparse'.*not in this version"),
-        ("fastembed:prithivida/Splade_PP_en_v1", Unsupported, "sparse"),
-        ("answerdotai/answerai-colbert-small-v1", Unsupported, "'add_multivector'"),
+        ("bm25", Refused, "may be 'qdrant:bm25', which the server computes.*or 'fastembed:Qdrant/bm25'"),
+        ("colbert", Refused, "'answerdotai/answerai-colbert-small-v1'.*'jinaai/jina-colbert-v2'"),
+        ("prithivida/Splade_PP_en_v2", NotFound, "prithivida/Splade_PP_en_v1"),
         ("/srv/models/house", NotFound, "QDRANT_MIGRATION_MODELS"),
         ("builtin:hashing-3", NotFound, "16 to 4096"),
         ("mars:model", NotFound, "model provider 'mars'"),
@@ -95,7 +102,7 @@ async def test_a_failed_load_is_not_remembered(catalogue: Catalogue) -> None:
 async def test_configured_models_of_other_providers_load_under_their_own_names(catalogue: Catalogue) -> None:
     model = await catalogue.load("tiny")
     assert (model.spec.name, model.spec.dimensions) == ("tiny", 16)
-    with pytest.raises(ModelNotUsable, match="said to have 32"):
+    with pytest.raises(ModelNotUsable, match="'tiny' has 16 dimensions, so 32 cannot be cut from it"):
         await catalogue.load("tiny@32")
     with pytest.raises(SettingsError, match="provider 'mars' is not one of"):
         await catalogue.load("odd")

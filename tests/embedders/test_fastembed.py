@@ -51,7 +51,7 @@ def _offline_models(assets: Path) -> ModuleType:
 
 async def _local(assets: Path, folder: str, **settings: object) -> FastEmbedder:
     entry = ModelSettings.model_validate({"path": assets / "models" / folder, **settings})
-    return await load_fastembed("under-test", None, None, entry)
+    return await load_fastembed("under-test", None, entry)
 
 
 @pytest.mark.anyio
@@ -205,7 +205,7 @@ async def test_broken_files_are_refused(assets: Path, tmp_path: Path) -> None:
         shutil.copytree(assets / "models" / "minilm-l2-int8", folder, copy_function=shutil.copyfile)
         (folder / broken).write_text(content)
         with pytest.raises(ModelNotUsable):
-            await load_fastembed("broken", None, None, ModelSettings(path=folder))
+            await load_fastembed("broken", None, ModelSettings(path=folder))
 
 
 @pytest.mark.anyio
@@ -266,15 +266,9 @@ async def test_a_damaged_cache_is_told_from_an_empty_one(cache: Path, catalogue:
 
 
 @pytest.mark.anyio
-async def test_dimensions_stated_behind_a_name_are_checked(cache: Path, catalogue: Catalogue) -> None:
-    with pytest.raises(ModelNotUsable, match="said to have 128 dimensions"):
-        await catalogue.load(f"fastembed:{MINILM}@128")
-
-
-@pytest.mark.anyio
 async def test_settings_that_a_built_in_model_ignores_are_refused() -> None:
     with pytest.raises(SettingsError, match="pooling can be set only together with 'path'"):
-        await load_fastembed("x", MINILM, None, ModelSettings(model=MINILM, pooling="cls"))
+        await load_fastembed("x", MINILM, ModelSettings(model=MINILM, pooling="cls"))
 
 
 @pytest.mark.anyio

@@ -172,8 +172,7 @@ class Scene:
         assert (await self.migration()).phase.value == "verified"
 
     async def plan(self, direction: Literal["forward", "back"] = "forward") -> str:
-        gateway = await self.context.gateway()
-        return (await plan_swap(gateway, self.ledger, await self.migration(), direction, None)).code
+        return (await plan_swap(self.context, self.ledger, await self.migration(), direction, None)).code
 
     async def swap(self, direction: Literal["forward", "back"] = "forward", *, code: str | None = None) -> SwapOutcome:
         code = code or await self.plan(direction)

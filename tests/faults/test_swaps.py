@@ -154,10 +154,9 @@ async def test_the_old_collection_is_not_deleted_while_somebody_writes_to_it_and
 ) -> None:
     async with verified(server, name, home, monkeypatch) as at:
         await at.swap()
-        gateway = await at.context.gateway()
 
         async def plan() -> str:
-            return (await plan_finish(gateway, at.ledger, await at.migration(), "delete_old", snapshot_first=True)).code
+            return (await plan_finish(at.context, await at.migration(), "delete_old", snapshot_first=True)).code
 
         app = App(at.source, seed=10, per_second=20, ids=at.ids, size=SIZE)
         app.kinds = ("upsert", "text", "payload")
@@ -187,19 +186,18 @@ async def test_a_point_written_late_twice_is_carried_over_twice_and_stays_delete
     """What the first carry-over wrote to the target must not look like a newer write of the app, nor its deletion like a late insert."""
     async with verified(server, name, home, monkeypatch, points=50) as at:
         rng = random.Random(11)
-        gateway = await at.context.gateway()
         await at.swap()
         new = 999_999
         for number in (1, 2):
             late = [point(rng, point_id, number, SIZE) for point_id in (at.ids[0], new)]
             at.source.upsert(late)
-            plan = await plan_finish(gateway, at.ledger, await at.migration(), "delete_old", snapshot_first=True)
+            plan = await plan_finish(at.context, await at.migration(), "delete_old", snapshot_first=True)
             with pytest.raises(Refused, match="2 late writes"):
                 await at.finish("delete_old", plan.code)
             target = at.target.points()
             assert [target[p["id"]]["payload"] for p in late] == [p["payload"] for p in late]
         at.target.delete([new])
-        plan = await plan_finish(gateway, at.ledger, await at.migration(), "keep_old", snapshot_first=True)
+        plan = await plan_finish(at.context, await at.migration(), "keep_old", snapshot_first=True)
         await at.finish("keep_old", plan.code)
         assert new not in at.target.points()
 
@@ -212,7 +210,7 @@ async def test_a_finish_whose_driver_is_killed_is_completed_by_the_next(
         async with driving(at):
             await at.until_driven()
             await at.swap()
-        code = (await plan_finish(await at.context.gateway(), at.ledger, await at.migration(), "delete_old", snapshot_first=True)).code
+        code = (await plan_finish(at.context, await at.migration(), "delete_old", snapshot_first=True)).code
         dying = at.worker(dies=death)
         await at.until_driven(by=dying.pid)
         at.context.ensure_driver = ignore

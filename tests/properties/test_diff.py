@@ -13,6 +13,7 @@ import anyio
 from hypothesis import given
 from hypothesis import strategies as st
 
+from qdrant_model_migration.domain.migration import Recipe
 from qdrant_model_migration.domain.points import FLOAT_TOLERANCE, Payload, Point, PointId, order_key, payload_digest
 from qdrant_model_migration.domain.texts import TextSource
 from qdrant_model_migration.domain.verification import Expectation, Kind, Tally, same_payload
@@ -20,7 +21,12 @@ from qdrant_model_migration.operations.diff import differences
 from qdrant_model_migration.operations.work import Work
 
 EXPECTED = Expectation(
-    text=TextSource.parse("text"), embed_field="", embed_size=2, copied={}, skips_textless=False, accounted={}, checks_embedded=False
+    texts=TextSource.parse("text"),
+    made=Recipe(field="", kind="embed", source_field="", dimensions=2),
+    copied={},
+    skips_textless=False,
+    accounted={},
+    checks_made=False,
 )
 
 ids: st.SearchStrategy[PointId] = st.integers(0, 2**64 - 1) | st.integers(0, 30) | st.uuids().map(str)

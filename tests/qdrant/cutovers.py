@@ -14,7 +14,8 @@ from qdrant_model_migration.domain.model import Side
 from qdrant_model_migration.domain.points import Payload, Point, PointId
 from qdrant_model_migration.errors import Interrupted, MigrationError, Refused
 from qdrant_model_migration.operations.context import OperationContext, now
-from qdrant_model_migration.operations.finish import Action, plan_finish
+from qdrant_model_migration.operations.finish import plan_finish
+from qdrant_model_migration.operations.finish_fields import Action
 from qdrant_model_migration.operations.swap import Direction, plan_swap
 from qdrant_model_migration.operations.work import Work
 from qdrant_model_migration.qdrant.gateway import Gateway
@@ -97,7 +98,7 @@ async def verify(work: Work, sample: int = 20) -> Verification:
 
 
 async def swap_plan(work: Work, direction: Direction = "forward") -> str:
-    return (await plan_swap(work.target, work.ledger, await work.ledger.migration(work.id), direction, None)).code
+    return (await plan_swap(work.context, work.ledger, await work.ledger.migration(work.id), direction, None)).code
 
 
 async def swap(work: Work, direction: Direction = "forward", *, code: str | None = None) -> SwapOutcome:
@@ -107,7 +108,7 @@ async def swap(work: Work, direction: Direction = "forward", *, code: str | None
 
 async def finish_plan(work: Work, action: Action, *, snapshot_first: bool = False) -> str:
     migration = await work.ledger.migration(work.id)
-    return (await plan_finish(work.target, work.ledger, migration, action, snapshot_first=snapshot_first)).code
+    return (await plan_finish(work.context, migration, action, snapshot_first=snapshot_first)).code
 
 
 async def finish(work: Work, action: Action, *, snapshot_first: bool = False, code: str | None = None) -> FinishOutcome:

@@ -53,7 +53,7 @@ async def target_is_recipes_of_source(work: Work) -> bool:
     targets = await held(work, vectors=("",))
     assert {p.id: p.payload for p in sources} == {i: p.payload for i, p in targets.items()}
     for point_id, point in targets.items():
-        expected = work.text.extract(point.payload)
+        expected = work.texts.of(point)
         if expected is not None:
             np.testing.assert_allclose(point.vectors[""], await embedded(work, expected), atol=1e-5, err_msg=str(point_id))
     return True
@@ -71,7 +71,7 @@ async def test_a_pass_carries_inserts_edits_and_deletes_over(any_qdrant: Backend
         assert (lag.missing, lag.extra, lag.changed) == (1, 1, 2)
         assert (repaired.missing, repaired.extra, repaired.changed, repaired.left) == (1, 1, 2, 0)
         assert await target_is_recipes_of_source(work)
-        lag, _ = await catch_up_pass(work, checks_embedded=True)
+        lag, _ = await catch_up_pass(work, checks_made=True)
         assert (lag.missing, lag.extra, lag.changed) == (0, 0, 0)
 
 
@@ -93,9 +93,9 @@ async def test_copied_vectors_and_wide_integers_converge_over_either_transport(
         wide = Point(id=5, payload={"text": "wide", "n": 2**64 - 1}, vectors={"a": OLD_VECTOR, **others(5)})
         moved = Point(id=6, payload={"text": text(6)}, vectors={"a": OLD_VECTOR, **others(7)})
         await work.source.points.write(name, [wide, moved])
-        lag, repaired = await catch_up_pass(work, checks_embedded=True)
+        lag, repaired = await catch_up_pass(work, checks_made=True)
         assert (lag.changed, repaired.changed, repaired.left) == (2, 2, 0)
-        lag, _ = await catch_up_pass(work, checks_embedded=True)
+        lag, _ = await catch_up_pass(work, checks_made=True)
         assert (lag.missing, lag.extra, lag.changed) == (0, 0, 0)
         points = await held(work, vectors=("b", "m", "s"))
     assert points[5].payload == {"text": "wide", "n": 2**64 - 1}
@@ -188,8 +188,8 @@ async def test_texts_that_come_and_go_follow_the_policy(
         assert len(await held(work)) == (10 if policy == "payload_only" else 5)
         await put(work, 0, {"text": "at last"})
         await put(work, 1, {"title": "no text any more"})
-        await catch_up_pass(work, checks_embedded=True)
-        lag, _ = await catch_up_pass(work, checks_embedded=True)
+        await catch_up_pass(work, checks_made=True)
+        lag, _ = await catch_up_pass(work, checks_made=True)
         assert (lag.missing, lag.extra, lag.changed) == (0, 0, 0)
         points = await held(work, vectors=("",))
         failed = {f.point_id for f in await work.ledger.failed(work.id)}
@@ -267,7 +267,7 @@ async def test_a_poison_row_is_accounted_for_and_keeps_its_payload(any_qdrant: B
         assert [f.point_id for f in await work.ledger.failed(work.id)] == ["i:7"]
         assert (await held(work, vectors=("",)))[7].vectors == {}
         tally = Tally()
-        assert [d async for d in differences(work, await expectation(work, checks_embedded=True), tally)] == []
+        assert [d async for d in differences(work, await expectation(work, checks_made=True), tally)] == []
         assert tally.accounted == 1
         await put(work, 7, {"text": "an antidote"})
         await catch_up_pass(work)

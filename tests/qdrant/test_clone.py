@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,9 +11,13 @@ from qdrant_model_migration.domain.collection import Collection, Json, config_di
 from qdrant_model_migration.domain.model import ModelSpec
 from qdrant_model_migration.domain.points import Point
 from qdrant_model_migration.domain.target import TargetPlan, plan_target
+from qdrant_model_migration.errors import RequestRejected
+from qdrant_model_migration.qdrant import translate
 from qdrant_model_migration.qdrant.gateway import Gateway
-from tests.conftest import Backend
+from tests.conftest import VERSIONS, Backend
 from tests.qdrant.seeds import opened
+from tests.servers import QdrantServer, delete_collections
+from tests.servers import request as rest
 
 MODEL = ModelSpec(name="builtin:hashing-32", dimensions=32)
 
@@ -30,10 +35,15 @@ STRICT = {
     "max_collection_vector_size_bytes": 10_000_000_000,
     "read_rate_limit": 100_000,
     "write_rate_limit": 100_000,
+    "max_collection_payload_size_bytes": 10_000_000_000,
     "filter_max_conditions": 7,
     "condition_max_size": 9,
     "max_points_count": 1_000_000,
+    "max_payload_index_count": 90,
+    "multivector_config": {"many": {"max_vectors": 7}},
+    "sparse_config": {"idf": {"max_length": 77}},
 }
+"""Every key that 1.16.3 and 1.17.0 keep; they take `search_max_batchsize` and forget it."""
 
 
 def dense(size: int, distance: str, **more: Any) -> Json:
@@ -45,6 +55,8 @@ QUANTIZATIONS: dict[str, Json] = {
     "x16": {"product": {"compression": "x16", "always_ram": False}},
     "binary": {"binary": {"always_ram": True}},
     "two_bits": {"binary": {"encoding": "two_bits", "query_encoding": "scalar8bits"}},
+    "one_and_half": {"binary": {"encoding": "one_and_half_bits", "query_encoding": "scalar4bits", "always_ram": False}},
+    "bare": {"binary": {}},
 }
 
 MAXIMAL: Json = {
@@ -56,7 +68,14 @@ MAXIMAL: Json = {
         "product": dense(32, "Cosine", quantization_config=QUANTIZATIONS["x16"]),
         "binary": dense(64, "Cosine", quantization_config=QUANTIZATIONS["binary"]),
         "two_bits": dense(64, "Cosine", quantization_config=QUANTIZATIONS["two_bits"]),
+        "one_and_half": dense(64, "Cosine", quantization_config=QUANTIZATIONS["one_and_half"], datatype="float16"),
+        "bare_binary": dense(64, "Dot", quantization_config=QUANTIZATIONS["bare"]),
+        "inline": dense(8, "Cosine", hnsw_config={"m": 16, "inline_storage": True}, quantization_config=QUANTIZATIONS["int8"]),
         "many": dense(4, "Cosine", multivector_config={"comparator": "max_sim"}, on_disk=True, hnsw_config={"m": 0}),
+        "many16": dense(
+            4, "Dot", multivector_config={"comparator": "max_sim"}, datatype="float16", quantization_config=QUANTIZATIONS["int8"]
+        ),
+        "many8": dense(4, "Euclid", multivector_config={"comparator": "max_sim"}, datatype="uint8"),
         "size": dense(4, "Cosine"),
     },
     "sparse_vectors": {
@@ -70,7 +89,15 @@ MAXIMAL: Json = {
     "replication_factor": 1,
     "write_consistency_factor": 1,
     "on_disk_payload": False,
-    "hnsw_config": {"m": 8, "ef_construct": 64, "full_scan_threshold": 20_000, "on_disk": True, "payload_m": 4},
+    "hnsw_config": {
+        "m": 8,
+        "ef_construct": 64,
+        "full_scan_threshold": 20_000,
+        "on_disk": True,
+        "payload_m": 4,
+        "max_indexing_threads": 3,
+        "inline_storage": False,
+    },
     "wal_config": {"wal_capacity_mb": 8, "wal_segments_ahead": 1, "wal_retain_closed": 2},
     "optimizers_config": {
         "deleted_threshold": 0.3,
@@ -81,10 +108,11 @@ MAXIMAL: Json = {
         "indexing_threshold": 12_345,
         "flush_interval_sec": 7,
         "max_optimization_threads": 1,
+        "prevent_unoptimized": True,
     },
     "quantization_config": {"scalar": {"type": "int8", "quantile": 0.99}},
-    "metadata": {"team": "search", "nested": {"a": [1, 2.5, None, "ü"]}},
-    "params_after": {"read_fan_out_factor": 2},
+    "metadata": {"team": "search", "nested": {"a": [1, 2.5, None, "ü"], "none": None, "wide": 2**63 + 5, "empty": {}}, "none": None},
+    "params_after": {"read_fan_out_factor": 2, "read_fan_out_delay_ms": 40},
 }
 
 INDEXES: dict[str, Json] = {
@@ -105,7 +133,10 @@ INDEXES: dict[str, Json] = {
         "on_disk": True,
     },
     "prefix": {"type": "text", "tokenizer": "prefix", "ascii_folding": True},
+    "whitespace": {"type": "text", "tokenizer": "whitespace", "stopwords": "german", "lowercase": False},
 }
+INDEXES = {field: {**params, "enable_hnsw": False} for field, params in INDEXES.items()}
+ABSENT = "<absent>"
 PLAIN = ("keyword", "integer", "float", "bool", "geo", "datetime", "text", "uuid")
 
 LOADING = {"optimizer_config.indexing_threshold": "restored after the load"}
@@ -132,6 +163,21 @@ async def cloned(gateway: Gateway, name: str, plan: TargetPlan) -> list[str]:
         await gateway.create_payload_index(target, field, index)
     differences = config_differences(await gateway.describe(name), await gateway.describe(target), {**plan.intended, **LOADING})
     return [f"{d.path}: {d.source!r} -> {d.target!r}" for d in differences if not d.is_intended]
+
+
+def described_over_rest(backend: Backend, name: str) -> Json:
+    """Configuration and payload indexes as the server tells them, by no code of ours."""
+    found = rest(f"{backend.environment['QDRANT_URL']}/collections/{name}")["result"]
+    indexes = {field: {key: value for key, value in index.items() if key != "points"} for field, index in found["payload_schema"].items()}
+    return {**found["config"], "payload_schema": indexes}
+
+
+def differing(one: Any, other: Any, path: str = "") -> dict[str, tuple[Any, Any]]:
+    """Every path whose values are not equal; ABSENT is no null."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        keys = one.keys() | other.keys()
+        return {p: d for key in keys for p, d in differing(one.get(key, ABSENT), other.get(key, ABSENT), f"{path}/{key}").items()}
+    return {} if type(one) is type(other) and one == other else {path: (one, other)}
 
 
 @pytest.mark.parametrize(
@@ -174,6 +220,15 @@ async def test_a_maximal_configuration_is_cloned_without_an_unintended_differenc
             own = {path: why for path, why in plan.intended.items() if path.startswith(("params.vectors", "metadata"))}
             differences = config_differences(await gateway.describe(name), await gateway.describe(f"{name}-new"), own)
             assert [d.path for d in differences if not d.is_intended] == []
+            wanted = {"/metadata/model_migration", f"/params/vectors/{field}", f"/params/vectors/{new_name}"}
+            found = differing(described_over_rest(any_qdrant, name), described_over_rest(any_qdrant, f"{name}-new"))
+            assert [path for path in found if not path.startswith(tuple(wanted))] == []
+            if field == new_name:
+                changes = {"size", "datatype"} if field == "manhattan8" else {"size"}
+                if field == "manhattan8":
+                    # Unit vectors do not rank the same by Manhattan distance.
+                    changes.add("distance")
+                assert {path.rpartition("/")[2] for path in found if path.startswith("/params")} == changes
 
 
 @pytest.mark.parametrize("vectors", [dense(8, "Dot"), {"only": dense(8, "Euclid")}], ids=["unnamed", "named"])
@@ -209,3 +264,121 @@ async def test_a_setting_that_was_lost_is_reported(any_qdrant: Backend, name: st
         plan.create["vectors"]["b"] = dense(4, "Dot", on_disk=False)
         found = await cloned(gateway, name, plan)
     assert found == ["params.vectors.b.on_disk: True -> False"]
+
+
+@pytest.mark.parametrize("version", [pytest.param(version, marks=pytest.mark.server) for version in VERSIONS])
+async def test_what_a_server_was_told_is_what_it_tells(
+    request: pytest.FixtureRequest, version: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The maximal configuration is maximal: each key that was set is kept, but for those that this version does not know."""
+    server: QdrantServer = request.getfixturevalue("server_1_16" if version == "1.16.3" else "server_1_17")
+    backend = Backend(name=version, environment=dict(server.environment), version=version)
+    async with opened(backend, monkeypatch) as context:
+        gateway = await context.gateway()
+        await gateway.create_collection(name, MAXIMAL)
+        for key, params in INDEXES.items():
+            await gateway.create_payload_index(name, key, {"data_type": params["type"], "params": params})
+        await gateway.update(name, {"strict_mode": STRICT})
+    told = {
+        "params": {
+            **{key: value for key, value in MAXIMAL.items() if key in ("vectors", "sparse_vectors", "shard_number", "on_disk_payload")},
+            **MAXIMAL["params_after"],
+        },
+        **{key: MAXIMAL[key] for key in ("hnsw_config", "wal_config", "quantization_config", "metadata")},
+        "optimizer_config": MAXIMAL["optimizers_config"],
+        "strict_mode_config": STRICT,
+        "payload_schema": {key: {"params": params} for key, params in INDEXES.items()},
+    }
+    lost = [path for path, (one, _) in differing(told, described_over_rest(backend, name)).items() if one != ABSENT]
+    delete_collections(server.url, name)
+    old = [
+        "/params/read_fan_out_delay_ms",
+        "/optimizer_config/prevent_unoptimized",
+        *(f"/payload_schema/{f}/params/enable_hnsw" for f in INDEXES),
+    ]
+    assert sorted(lost) == (sorted(old) if version == "1.16.3" else [])
+
+
+async def test_what_the_other_server_cannot_hold_is_reported(
+    server_1_16: QdrantServer, server_1_17: QdrantServer, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From 1.17.0 to 1.16.3, which forgets some keys without a word: the differences name each of them."""
+    there, here = (Backend(name="", environment=dict(s.environment), version=s.version) for s in (server_1_17, server_1_16))
+    async with opened(there, monkeypatch) as new, opened(here, monkeypatch) as old:
+        source, target = await new.gateway(), await old.gateway()
+        await source.create_collection(name, MAXIMAL)
+        await source.create_payload_index(name, "word", {"data_type": "text", "params": INDEXES["word"]})
+        described = await source.describe(name)
+        plan = planned(described, "", "")
+        await target.create_collection(name, plan.create)
+        await target.create_payload_index(name, "word", plan.indexes["word"])
+        found = config_differences(described, await target.describe(name), {**plan.intended, **LOADING})
+    for server in (server_1_16, server_1_17):
+        delete_collections(server.url, name)
+    assert {d.path for d in found if not d.is_intended} == {
+        "optimizer_config.prevent_unoptimized",
+        "params.read_fan_out_delay_ms",
+        "payload_indexes.word.params.enable_hnsw",
+    }
+
+
+async def test_a_key_of_a_newer_server_is_passed_on_and_reported_where_it_is_lost(
+    server_1_17: QdrantServer, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The client's models know no such keys: they would drop them, or refuse to send them."""
+    backend = Backend(name="", environment=dict(server_1_17.environment), version=server_1_17.version)
+    async with opened(backend, monkeypatch) as context:
+        gateway = await context.gateway()
+        await gateway.create_collection(name, {"vectors": {"a": dense(8, "Dot"), "b": dense(4, "Dot")}, "sparse_vectors": {"s": {}}})
+        info = {**rest(f"{server_1_17.url}/collections/{name}")["result"], "payload_schema": {"f": {"data_type": "keyword", "points": 3}}}
+        info["config"]["params"]["vectors"]["b"]["tomorrow"] = {"level": 3}
+        info["config"]["params"]["sparse_vectors"]["s"]["tomorrow"] = True
+        info["config"]["hnsw_config"]["tomorrow"] = 1
+        info["config"]["tomorrow"] = "unheard of"
+        info["payload_schema"]["f"]["params"] = {"type": "keyword", "tomorrow": False}
+        newer = translate.collection(name, info, [])
+        plan = planned(newer, "a", "a")
+        await gateway.create_collection(f"{name}-new", plan.create)
+        await gateway.create_payload_index(f"{name}-new", "f", plan.indexes["f"])
+        found = config_differences(newer, await gateway.describe(f"{name}-new"), {**plan.intended, **LOADING})
+        delete_collections(server_1_17.url, name)
+    assert {d.path: d.source for d in found if not d.is_intended} == {
+        "params.vectors.b.tomorrow.level": 3,
+        "params.sparse_vectors.s.tomorrow": True,
+        "hnsw_config.tomorrow": 1,
+        "tomorrow": "unheard of",
+        "payload_indexes.f.params.tomorrow": False,
+    }
+
+
+async def test_the_embedded_database_refuses_what_it_does_not_know(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = Backend(name="", environment={"QDRANT_PATH": str(tmp_path / "qdrant")}, version=None)
+    async with opened(backend, monkeypatch) as context:
+        gateway = await context.gateway()
+        with pytest.raises(RequestRejected, match=r"nothing was created: .*tomorrow"):
+            await gateway.create_collection(name, {"vectors": dense(8, "Dot", tomorrow=1)})
+        assert await gateway.collections() == []
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"params": {"vectors": {"a": dense(8, "Dot")}}}, "params.sparse_vectors.bow"),
+        (
+            {"params": {"vectors": {"a": dense(8, "Dot")}, "sparse_vectors": {"bow": {}}}, "quantization_config": None},
+            "quantization_config.binary",
+        ),
+        ({"metadata": {"team": "search"}}, "metadata.owner"),
+    ],
+    ids=["an empty sparse field", "a binary quantization with nothing set", "a null of the metadata"],
+)
+def test_what_is_set_but_empty_is_a_difference(change: Json, expected: str) -> None:
+    """A field or a setting that consists of its name is lost as easily as any other."""
+    config = {
+        "params": {"vectors": {"a": dense(8, "Dot")}, "sparse_vectors": {"bow": {}}},
+        "quantization_config": {"binary": {}},
+        "metadata": {"team": "search", "owner": None},
+    }
+    one, other = (translate.collection("docs", {"config": c, "status": "green"}, []) for c in (config, {**config, **change}))
+    assert [d.path for d in config_differences(one, other, {})] == [expected]
+    assert config_differences(one, one, {}) == []

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any
 
 import anyio
 import pytest
 from qdrant_client import models
+from qdrant_client.http.exceptions import UnexpectedResponse
 
 from qdrant_model_migration.domain.collection import Replica, config_differences, shard_key_config
 from qdrant_model_migration.domain.migration import Lease
@@ -18,6 +19,7 @@ from qdrant_model_migration.operations.context import OperationContext
 from qdrant_model_migration.operations.inspect import inspect
 from qdrant_model_migration.operations.sweep import has_numbers
 from qdrant_model_migration.qdrant.gateway import Gateway
+from qdrant_model_migration.qdrant.ledger import Ledger
 from qdrant_model_migration.settings import read_settings
 from tests.clusters import QdrantCluster
 from tests.conftest import Backend, NewCluster
@@ -265,22 +267,20 @@ async def test_points_are_replaced_and_deleted_under_their_keys(cluster: QdrantC
 
 @pytest.mark.usefixtures("transport")
 async def test_fields_are_filled_under_the_keys_of_the_points(cluster: QdrantCluster, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`update_vectors` with `must_not has_vector`: insert-only within each key."""
+    """`update_vectors` with `must_not has_vector`: insert-only within each key; and taken away again where the payload is as observed."""
     async with at_each(cluster, name, monkeypatch) as (here, _):
         gateway = await here.gateway()
         await make(gateway, name, "eu", 7)
         bare = [Point(id=n, payload={}, shard_key=("eu", 7)[n % 2]) for n in range(4)]
-        await gateway.points.write(name, [*bare[:2], point(2, "eu"), point(3, 7)])
-        lacks = models.Filter(must_not=[models.HasVectorCondition(has_vector="d")])
-        for key, ids in (("eu", (0, 2)), (7, (1, 3))):
-            rows = [models.PointVectors(id=i, vector={"d": [8.0, 8.0]}) for i in ids]
-            await gateway.call(
-                lambda rows=rows, key=key: gateway.call.fast.update_vectors(  # type: ignore[misc]
-                    name, rows, wait=True, shard_key_selector=key, update_filter=lacks
-                )
-            )
+        await gateway.points.write(name, [*bare[:2], point(2, "eu"), point(3, 7), Point(id=4, payload={}, shard_key=7)])
+        assert await gateway.vectors.count_missing(name, "d") == 3
+        missing, _ = await gateway.vectors.missing(name, "d", offset=None, limit=9)
+        assert [(p.id, p.shard_key) for p in missing] == [(0, "eu"), (1, 7), (4, 7)]
+        await gateway.vectors.fill(name, "d", [Point(id=p.id, payload={}, vectors={"d": [8.0, 8.0]}, shard_key=p.shard_key) for p in bare])
+        await gateway.vectors.refill(name, Point(id=1, payload={}, vectors={"d": [9.0, 9.0]}, shard_key=7), observed={})
+        await gateway.vectors.remove(name, "d", bare[0], observed={})
     found = stored(cluster.first, name, ("eu", 7))
-    assert {i: p["vector"]["d"] for (i, _), p in found.items()} == {0: [8, 8], 1: [8, 8], 2: [1, 2], 3: [1, 3]}
+    assert {i: p["vector"].get("d") for (i, _), p in found.items()} == {0: None, 1: [9, 9], 2: [1, 2], 3: [1, 3], 4: None}
 
 
 @pytest.mark.usefixtures("transport")
@@ -460,6 +460,19 @@ async def test_changes_through_both_peers_are_all_kept(cluster: QdrantCluster, n
         assert [(await ledger.lease("m-1"))[1].beat for ledger in ledgers] == [20, 20]
 
 
+async def until_all_agree(ledger: Ledger, revision: int | None = None) -> int:
+    """Wait until all replicas show the same lease (of `revision`), none of them dead: a peer that was started again has caught up."""
+    for _ in range(600):
+        with suppress(UnexpectedResponse):
+            found = await ledger.gateway.call.rest.retrieve(
+                ledger.collection, [ledger._id("lease", "m-1", "")], consistency=models.ReadConsistencyType.ALL
+            )
+            if found and found[0].payload and revision in (None, found[0].payload["revision"]):
+                return int(found[0].payload["revision"])
+        await anyio.sleep(0.1)
+    pytest.fail(f"the replicas of the ledger did not agree: {await ledger.gateway.replicas(ledger.collection)}")
+
+
 async def test_the_ledger_of_three_peers_goes_on_without_any_one_of_them(
     new_cluster: NewCluster, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -471,7 +484,6 @@ async def test_the_ledger_of_three_peers_goes_on_without_any_one_of_them(
         ids = [cluster.peer_id(peer) for peer in cluster.peers]
         revision = 0
         for down in (ids.index(max(ids)), ids.index(min(ids))):
-            await ledgers[0].gateway.shards.wait_until_active(ledgers[0].collection)
             cluster.peers[down].kill()
             for number, ledger in enumerate(ledgers):
                 if number != down:
@@ -479,8 +491,8 @@ async def test_the_ledger_of_three_peers_goes_on_without_any_one_of_them(
                     assert not await ledger.set_lease("m-1", revision, Lease(owner="late"))
                     revision += 1
             cluster.peers[down].start()
-            cluster.wait_until_met()
-        await ledgers[0].gateway.shards.wait_until_active(ledgers[0].collection)
+            for ledger in ledgers:
+                await until_all_agree(ledger, revision)
         assert [await ledger.lease("m-1") for ledger in ledgers] == 3 * [(4, Lease(owner="driver 3"))]
 
 
@@ -512,8 +524,7 @@ async def test_a_replica_that_is_behind_lets_nobody_win_twice(new_cluster: NewCl
                 for number in range(20):
                     group.start_soon(contend, number)
         assert len(won) == len(set(won))
-        cluster.wait_until_met()
-        await ledgers[0].gateway.shards.wait_until_active(ledgers[0].collection)
-        revision, _ = await ledgers[0].lease("m-1")
+        revision = await until_all_agree(ledgers[0])
+        assert await until_all_agree(ledgers[1]) == revision
         assert await ledgers[1].set_lease("m-1", revision, Lease(owner="last"))
         assert [await ledger.lease("m-1") for ledger in ledgers] == 2 * [(revision + 1, Lease(owner="last"))]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from functools import partial
 
 import pytest
@@ -11,6 +12,7 @@ from qdrant_model_migration.errors import MigrationError, NotFound, Refused
 from qdrant_model_migration.operations.recommend import recommend
 from tests.conftest import Backend, Cranfield
 from tests.qdrant.seeds import NEW, OLD, SHAPES, opened, seed, text
+from tests.servers import QdrantServer, delete_collections
 
 
 async def test_without_a_model_the_usable_ones_are_listed(any_qdrant: Backend, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -33,31 +35,38 @@ async def test_a_proven_current_model_reaches_the_next_step(any_qdrant: Backend,
     assert result.source_match.is_match
     assert result.source_match.sampled == 32
     best = result.recommendations[0]
-    assert (best.strategy, best.is_feasible, best.is_implemented) == ("new_collection", True, True)
+    # Also in the embedded database, where an unnamed vector beside a named one takes no plain upserts.
+    assert (best.strategy, best.is_feasible) == ("side_by_side", True)
     assert result.next_step == best.next_step
-    assert best.next_step is not None
-    assert best.next_step.tool == "create_target"
-    assert best.next_step.arguments == {
-        "collection": f"{name}-live",
-        "strategy": "new_collection",
-        "model": NEW,
-        "text_field": "text",
-        "current_model": OLD,
-        "writes": "frozen",
-        "readers": "rolling",
-    }
-    card = best.card
-    assert card.points == 60
-    assert card.tokens == 60 * 12
-    assert card.seconds is not None
-    assert card.disk_bytes is not None
-    assert card.disk_bytes > 60 * 128 * 4
-    assert card.cost_usd is None
-    assert "texts embedded on this machine" in card.measured_from
-    assert {r.strategy for r in result.recommendations if r.next_step} == {"new_collection"}
+    steps = {r.strategy: r.next_step for r in result.recommendations if r.next_step}
+    assert set(steps) == {"new_collection", "side_by_side", "linear_map"} == {r.strategy for r in result.recommendations if r.is_feasible}
+    for strategy, step in steps.items():
+        assert step.tool == "create_target"
+        assert step.arguments == {
+            "collection": f"{name}-live",
+            "strategy": strategy,
+            "model": NEW,
+            "text_field": "text",
+            "current_model": OLD,
+            "writes": "frozen",
+            "readers": "rolling",
+        }
+    cards = {r.strategy: r.card for r in result.recommendations if r.is_feasible}
+    for card in cards.values():
+        assert card.points == 60
+        assert card.tokens == 60 * 12
+        assert card.seconds is not None
+        assert card.disk_bytes is not None
+        assert card.disk_bytes > 60 * 128 * 4
+        assert card.ram_bytes is not None
+        assert card.disk_after_bytes is not None
+        assert card.ram_after_bytes is not None
+        assert card.cost_usd is None
+        assert "texts embedded on this machine" in card.measured_from
+    assert (cards["side_by_side"].disk_after_bytes or 0) > (cards["new_collection"].disk_after_bytes or 0) > 0
     # The other four do not serve the goal; saying only that would be noise.
     assert {r.strategy for r in result.recommendations} == {"new_collection", "side_by_side", "named_vector", "linear_map"}
-    assert len(result.model_dump_json()) / 4 < 1_700
+    assert len(result.model_dump_json()) / 4 < 2_600
 
 
 async def test_another_model_of_equal_size_is_found_out(any_qdrant: Backend, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,22 +137,92 @@ async def test_one_of_several_vectors_has_to_be_named(any_qdrant: Backend, name:
     assert result.source_match.is_match
 
 
-async def test_what_this_version_does_not_carry_out_is_said(any_qdrant: Backend, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_hybrid_search_needs_no_model_to_be_named_where_the_server_has_bm25(
+    any_qdrant: Backend, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async with opened(any_qdrant, monkeypatch) as context:
         await seed(context, name)
-        sparse = await recommend(context, collection=name, goal="add_sparse", model="qdrant:bm25")
-        quantized = await recommend(context, collection=name, goal="change_quantization")
-    best = sparse.recommendations[0]
+        result = await recommend(context, collection=name, goal="add_sparse")
+    best = result.recommendations[0]
     assert best.strategy == "add_sparse"
     assert best.is_feasible is not any_qdrant.is_embedded  # the embedded database has no BM25 of its own
-    assert best.is_implemented is False
-    assert sparse.next_step is None
-    substitute = next(r for r in sparse.recommendations if r.strategy == "new_collection")
+    substitute = next(r for r in result.recommendations if r.strategy == "new_collection")
     assert "No substitute" in substitute.refusals[0]
-    assert quantized.recommendations[0].strategy == "requantize"
-    assert quantized.recommendations[0].is_feasible is not any_qdrant.is_embedded
+    if any_qdrant.is_embedded:
+        assert any("fastembed:Qdrant/bm25" in r for r in best.refusals)
+        return
+    assert result.next_step is not None
+    assert result.next_step.arguments["model"] == "qdrant:bm25"
+    assert result.next_step.arguments["text_field"] == "text"
+    assert best.card.seconds is not None
+    assert "entries a sampled text" in best.card.measured_from
+    assert any("idf" in p for p in best.prerequisites)
+
+
+async def test_texts_that_are_not_english_are_noticed(any_qdrant: Backend, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with opened(any_qdrant, monkeypatch) as context:
+        await seed(context, name, payload=lambda n: {"text": f"Prüfung der Größe für Flügel Nummer {n}"})
+        result = await recommend(context, collection=name, goal="add_sparse", model="qdrant:bm25")
+    best = result.recommendations[0]
     if not any_qdrant.is_embedded:
-        assert any("explains it only" in w for w in sparse.warnings)
+        assert any("Set 'language'" in r for r in best.risks)
+
+
+async def test_quantization_needs_neither_model_nor_text(any_qdrant: Backend, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with opened(any_qdrant, monkeypatch) as context:
+        await seed(context, name, payload=lambda n: {"n": n})
+        result = await recommend(context, collection=name, goal="change_quantization", writes="dual_write")
+    best = result.recommendations[0]
+    assert best.strategy == "requantize"
+    if any_qdrant.is_embedded:
+        assert result.next_step is None
+        assert "does not quantize" in best.refusals[0]
+        return
+    assert result.next_step is not None
+    assert result.next_step.arguments == {
+        "collection": name,
+        "strategy": "requantize",
+        "quantization": "scalar",
+        "writes": "dual_write",
+        "readers": "one_deploy",
+    }
+    assert best.card.tokens == 0
+    assert best.card.disk_after_bytes == 40 * 64
+
+
+async def test_a_target_on_another_server_is_judged_by_that_server(
+    server_1_16: QdrantServer, server_1_17: QdrantServer, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = Backend(name="server 1.16.3", environment={**server_1_16.environment, "QDRANT_MIGRATION_LEDGER": f"_{name}"}, version="1.16.3")
+    others = json.dumps({"new": {"url": server_1_17.url}})
+    try:
+        async with opened(source, monkeypatch, QDRANT_MIGRATION_CONNECTIONS=others) as context:
+            await seed(context, name)
+            await (await context.gateway()).point_alias(f"{name}-live", name)
+            result = await recommend(context, collection=name, goal="replace_model", model=NEW, current_model=OLD, target_connection="new")
+            beside = await recommend(
+                context, collection=name, goal="replace_model", model=NEW, current_model=OLD, target_connection="default"
+            )
+            quantized = await recommend(context, collection=name, goal="change_quantization", target_connection="new")
+            with pytest.raises(NotFound, match="new"):
+                await recommend(context, collection=name, goal="replace_model", model=NEW, target_connection="nwe")
+    finally:
+        delete_collections(server_1_16.url, name)
+    best = result.recommendations[0]
+    assert best.strategy == "new_collection"
+    assert any("1.17.0" in r for r in best.reasons)
+    assert any("change their connection" in c for c in best.card.app_changes)
+    # Nothing is freed on the other server when the source goes.
+    assert (best.card.disk_after_bytes or 0) > 40 * 128 * 4
+    assert result.next_step is not None
+    assert result.next_step.arguments["target_connection"] == "new"
+    refused = {r.strategy: r.refusals for r in result.recommendations if not r.is_feasible}
+    assert set(refused) == {"named_vector"}
+    assert any("not across servers" in r for r in refused["named_vector"])
+    assert quantized.next_step is None
+    assert beside.next_step is not None
+    assert "target_connection" not in beside.next_step.arguments
+    assert not any("1.17.0" in r for r in beside.recommendations[0].reasons)
 
 
 async def test_every_bad_argument_is_refused_with_the_facts(any_qdrant: Backend, name: str, monkeypatch: pytest.MonkeyPatch) -> None:

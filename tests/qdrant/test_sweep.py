@@ -162,7 +162,7 @@ async def test_a_sharded_source_announces_that_late_writes_may_be_lost_and_carri
 ) -> None:
     async with opened(backend_of(server_1_17, name), monkeypatch) as context:
         work = await verified(context, name, seeded=SHARDED)
-        plan = await plan_swap(work.target, work.ledger, await work.ledger.migration(work.id), "forward", None)
+        plan = await plan_swap(work.context, work.ledger, await work.ledger.migration(work.id), "forward", None)
         assert "may be lost" in " ".join(plan.breaks)
         assert "carried over afterwards" not in " ".join(plan.breaks)
         with acting_before(monkeypatch, work.target, "point_alias", lambda: to_source(work, 100, {"text": "late"})):

@@ -13,6 +13,7 @@ from qdrant_model_migration.domain.app_changes import app_changes, dual_write_sn
 from qdrant_model_migration.domain.migration import Endpoint, Migration, Recipe
 from qdrant_model_migration.domain.model import ModelSpec
 from qdrant_model_migration.domain.texts import TextSource
+from qdrant_model_migration.domain.texts_file import TextsFile
 from tests.servers import QdrantServer
 
 
@@ -91,6 +92,28 @@ def test_the_snippet_embeds_the_text_that_the_backfill_embeds(expression: str, p
     assert snippet(text_field=expression)["text_of"](payload) == TextSource.parse(expression).extract(payload)
 
 
+def test_with_a_texts_file_the_app_gives_the_text_itself() -> None:
+    """The payload does not hold it; the snippet has no function that would read it there."""
+    code = dual_write_snippet(migration(writes="dual_write", text_field='{a} """ \\'), has_texts_file=True)
+    space: dict[str, Any] = {}
+    exec(code, space)  # noqa: S102 - what a person would paste
+    assert "text_of" not in space
+    with pytest.raises(TypeError, match="text_of"):
+        space["DualWriter"](None, embed)
+
+
+FILE = TextsFile(name="texts.jsonl", format="jsonl", sha256="0" * 64, size_bytes=1, rows=1, integers=1, uuids=0, first_id="i:1")
+
+
+def test_writes_that_a_texts_file_does_not_know_are_told() -> None:
+    def told_of(writes: str, has_texts_file: bool) -> bool:
+        found = app_changes(migration(writes=writes, texts=FILE if has_texts_file else None), ["live"], 8)
+        return "knows nothing of what is written after it was made" in found[-1]
+
+    assert [told_of(writes, True) for writes in ("frozen", "dual_write", "live")] == [False, True, True]
+    assert [told_of(writes, False) for writes in ("frozen", "dual_write", "live")] == [False, False, False]
+
+
 def embed(texts: list[str]) -> list[list[float]]:
     return [[float(len(text)), 1.0, 0.0, 0.0] for text in texts]
 
@@ -130,6 +153,28 @@ def test_the_snippet_mirrors_every_kind_of_write(server: QdrantServer, name: str
     assert found[1].vector == {"new": [6.0, 1.0, 0.0, 0.0], "b": [1.0, 2.0, 3.0], "s": bow}
     assert found[1].payload == {**payload, "text": "abcdef", "a": {"text": "abcdef"}, "t": "abcde"}
     assert (found[3].vector, found[3].payload) == ({}, {"title": "no text"})
+
+
+def test_with_a_texts_file_the_snippet_embeds_what_the_app_gives(server: QdrantServer, name: str) -> None:
+    """By the record's id or payload; a record whose text the app does not know gets no new vector."""
+    client = QdrantClient(url=server.url, check_compatibility=False)
+    source, target = f"{name}-docs", f"{name}-new"
+    kept: dict[Any, str | None] = {1: "abc", 2: None, 3: "  "}
+    space: dict[str, Any] = {}
+    try:
+        client.create_collection(source, vectors_config=dense(2))
+        client.create_collection(target, vectors_config=dense(4))
+        ends = {"source": Endpoint(collection=source), "target": Endpoint(collection=target)}
+        exec(dual_write_snippet(migration(writes="dual_write", **ends), has_texts_file=True), space)  # noqa: S102 - what a person would paste
+        writer = space["DualWriter"](client, embed, lambda record: kept[record.id])
+        writer.upsert([models.PointStruct(id=i, vector=[1.0, 2.0], payload={"text": "not this", "n": i}) for i in kept])
+        kept[1] = "abcdef"
+        writer.set_payload({"n": 7}, [1])
+        found = {p.id: p for p in client.retrieve(target, [1, 2, 3], with_vectors=True)}
+    finally:
+        client.close()
+    assert {i: p.vector or None for i, p in found.items()} == {1: [6.0, 1.0, 0.0, 0.0], 2: None, 3: None}
+    assert {i: (p.payload or {})["n"] for i, p in found.items()} == {1: 7, 2: 2, 3: 3}
 
 
 def test_a_missing_target_or_a_failing_model_never_fails_the_apps_request(

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from qdrant_model_migration.embedders.base import Row
 from qdrant_model_migration.embedders.catalogue import matching
 from qdrant_model_migration.embedders.checks import check_answer
-from qdrant_model_migration.embedders.fastembed import batches
+from qdrant_model_migration.embedders.fastembed_model import batches
 from qdrant_model_migration.embedders.limits import MinuteWindow
 from qdrant_model_migration.embedders.prefixes import known_prefixes
 from qdrant_model_migration.embedders.provider_errors import Fault, provider_error, safe_words
@@ -15,7 +16,7 @@ from qdrant_model_migration.embedders.retrying import ATTEMPTS, LONGEST_WAIT_S, 
 from qdrant_model_migration.errors import BadText, BatchTooLarge, ModelNotUsable, TransientEmbedding
 
 
-def _finish(work: Work, poison: set[int], largest: int = 1000) -> list[range]:
+def _finish(work: Work[Row], poison: set[int], largest: int = 1000) -> list[range]:
     """Work off like a provider that refuses poison and long requests; returns the requests."""
     sent: list[range] = []
     while (span := work.next_span()) is not None:
@@ -31,7 +32,7 @@ def _finish(work: Work, poison: set[int], largest: int = 1000) -> list[range]:
 
 @pytest.mark.parametrize("poison", [set(), {0}, {99}, {41, 42}, set(range(100))])
 def test_bisecting_fails_exactly_the_poison_and_embeds_all_others(poison: set[int]) -> None:
-    work = Work(100, 32)
+    work: Work[Row] = Work(100, 32)
     _finish(work, poison)
     assert {failure.index for failure in work.failures} == poison
     for position, row in enumerate(work.rows):
@@ -40,17 +41,17 @@ def test_bisecting_fails_exactly_the_poison_and_embeds_all_others(poison: set[in
 
 
 def test_one_poison_text_costs_two_requests_for_each_halving() -> None:
-    assert len(_finish(Work(64, 64), {17})) == 1 + 2 * 6
+    assert len(_finish(Work[Row](64, 64), {17})) == 1 + 2 * 6
 
 
 def test_a_size_that_was_too_large_is_not_tried_again() -> None:
-    sent = _finish(Work(64, 16), set(), largest=5)
+    sent = _finish(Work[Row](64, 16), set(), largest=5)
     assert [len(span) for span in sent if len(span) > 5] == [16, 8]
     assert sorted(position for span in sent if len(span) <= 5 for position in span) == list(range(64))
 
 
 def test_a_single_text_that_is_too_large_fails_alone() -> None:
-    work = Work(3, 3)
+    work: Work[Row] = Work(3, 3)
     _finish(work, set(), largest=0)
     assert [failure.reason for failure in work.failures] == ["too large"] * 3
 

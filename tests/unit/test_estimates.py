@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from qdrant_model_migration.domain import estimates
 from qdrant_model_migration.domain.collection import Collection, FieldKind, Json, VectorField
-from qdrant_model_migration.domain.estimates import backfill_seconds, cost_usd, human_bytes, human_seconds, room_for, size_of, total_tokens
+from qdrant_model_migration.domain.estimates import (
+    backfill_seconds,
+    cost_usd,
+    foreign_letters,
+    human_bytes,
+    human_seconds,
+    mean_words,
+    room_for,
+    size_of,
+    total_tokens,
+)
 
 POINTS = 1_000
 
@@ -77,6 +89,57 @@ def test_room_follows_the_placement() -> None:
     copied = room_for("add_sparse", collection, dense(), None, 500.0)
     assert in_place.disk_bytes < copied.disk_bytes
     assert room_for("add_multivector", collection, dense(), 128, 0.0, is_in_place=True).ram_bytes == 0
+
+
+def test_room_of_an_added_field_follows_what_was_measured() -> None:
+    collection = Collection(name="c", points=POINTS, fields=(dense(),), config={})
+    few = room_for("add_sparse", collection, dense(), None, 0.0, is_in_place=True, added_rows=10)
+    many = room_for("add_sparse", collection, dense(), None, 0.0, is_in_place=True, added_rows=100)
+    assert few.disk_after_bytes == POINTS * 10 * 8 * 2
+    assert many.disk_after_bytes == 10 * few.disk_after_bytes
+    tokens = room_for("add_multivector", collection, dense(), 96, 0.0, added_rows=50)
+    assert tokens.disk_after_bytes == POINTS * 50 * 96 * 4 == estimates.multivector_bytes(POINTS, 96, 50)
+    assert tokens.ram_after_bytes == 0
+    assert tokens.ram_bytes > 0  # the dense vectors are there twice meanwhile
+
+
+def test_what_is_deleted_here_frees_nothing_on_another_server() -> None:
+    collection = Collection(name="c", points=POINTS, fields=(dense(),), config={})
+    here = room_for("truncate", collection, dense(), 50, 500.0)
+    elsewhere = room_for("truncate", collection, dense(), 50, 500.0, is_elsewhere=True)
+    assert here.disk_bytes == elsewhere.disk_bytes
+    assert here.disk_after_bytes < 0
+    assert here.ram_after_bytes < 0
+    assert 0 < elsewhere.disk_after_bytes < elsewhere.disk_bytes
+
+
+@pytest.mark.parametrize(
+    ("present", "chosen", "change"),
+    [
+        ({}, "scalar", 100_000),
+        ({}, "binary", 12_500),
+        ({}, "off", 0),
+        ({"scalar": {}}, "binary", -87_500),
+        ({"scalar": {}}, "off", -100_000),
+    ],
+)
+@pytest.mark.parametrize("is_own", [True, False])
+def test_room_of_another_quantization(present: Json, chosen: str, change: int, *, is_own: bool) -> None:
+    own: dict[str, Any] = {"quantization_config": present} if is_own else {}
+    field = dense(**own)
+    collection = Collection(name="c", points=POINTS, fields=(field,), config={} if is_own else {"quantization_config": present})
+    room = room_for("requantize", collection, field, None, 0.0, quantization=chosen)
+    assert room.disk_after_bytes == change
+    assert room.disk_bytes == max(0, change)
+
+
+def test_words_and_letters_of_a_sample() -> None:
+    assert mean_words([]) is None
+    assert mean_words(["The cat and the other cat", "a dog"]) == 2.5  # the, cat, and, other; dog
+    assert foreign_letters(["plain English, 2026!"]) == 0.0
+    assert foreign_letters(["12 34"]) == 0.0
+    assert 0.02 < foreign_letters(["Größere Flügel für Flugzeuge prüfen"]) < 0.2
+    assert foreign_letters(["Крыло самолёта"]) == 1.0
 
 
 def test_the_slowest_part_decides_the_time() -> None:

@@ -126,7 +126,7 @@ def test_after_the_cutover_the_target_serves(phase: str, was_cut_over: bool, is_
 
 def test_recipes_are_told_apart() -> None:
     found = migration()
-    assert found.embed.field == ""
+    assert found.making.field == ""
     assert [r.field for r in found.copies] == ["b"]
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from qdrant_model_migration.domain.migration import Recipe
 from qdrant_model_migration.domain.points import Payload, Point
 from qdrant_model_migration.domain.texts import TextSource
 from qdrant_model_migration.domain.verification import Expectation, Kind, is_accounted, judge, same_vector, wrong_share_upper_bound
@@ -20,13 +21,12 @@ OLD, NEW = [0.5, 0.5], [1.0, 0.0, 0.0]
 
 def expected(**changes: Any) -> Expectation:
     values: dict[str, Any] = {
-        "text": TextSource.parse("text"),
-        "embed_field": "new",
-        "embed_size": 3,
+        "texts": TextSource.parse("text"),
+        "made": Recipe(field="new", kind="embed", source_field="", dimensions=3),
         "copied": {"other": "other"},
         "skips_textless": False,
         "accounted": {},
-        "checks_embedded": True,
+        "checks_made": True,
     }
     return Expectation(**{**values, **changes})
 
@@ -61,7 +61,7 @@ NO_TEXT: Payload = {"title": "only"}
         (source(), target(vectors={"other": OLD, "new": [1.0]}), {}, Kind.BAD_VECTOR, "1 dimensions instead of 3"),
         (source(), target(vectors={"other": OLD, "new": [0.0] * 3}), {}, Kind.BAD_VECTOR, "a zero vector"),
         (source(), target(vectors={"other": OLD, "new": [math.nan, 1.0, 1.0]}), {}, Kind.BAD_VECTOR, "a value that is not finite"),
-        (source(), target(vectors={"other": OLD}), {"checks_embedded": False}, None, ""),
+        (source(), target(vectors={"other": OLD}), {"checks_made": False}, None, ""),
         # A point without text needs no vector; under 'skip' it need not even be there.
         (source(NO_TEXT), target(NO_TEXT, {"other": OLD}), {}, None, ""),
         (source(NO_TEXT), None, {}, Kind.MISSING, "not in the target"),

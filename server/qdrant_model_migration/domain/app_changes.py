@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from qdrant_model_migration.domain.collection import METADATA_KEY
 from qdrant_model_migration.domain.migration import Migration
+from qdrant_model_migration.domain.model import ModelKind, ModelSpec
 
 _SNIPPET = '''\
 # Dual writes for migration {migration}: the source first, as before; then the target, from what the source now holds.
@@ -19,10 +20,10 @@ COPIED_FIELDS = {copied!r}  # source field -> target field
 
 
 class DualWriter:
-    def __init__(self, client: QdrantClient, embed_documents):
-        """`embed_documents`: list of texts -> list of vectors of {model} ({dimensions} dimensions), document side."""
+    def __init__(self, client: QdrantClient, embed_documents{text_parameter}):
+        """`embed_documents`: list of texts -> list of vectors of {model} ({shape}), document side.{text_document}"""
         self.client = client
-        self.embed_documents = embed_documents
+        self.embed_documents = embed_documents{text_kept}
 
     def upsert(self, points: list[models.PointStruct]) -> None:
         self.client.upsert(SOURCE, points, wait=True)
@@ -46,19 +47,35 @@ class DualWriter:
                 payload = record.payload or {{}}
                 held = record.vector if isinstance(record.vector, dict) else {{"": record.vector}}
                 vectors = {{new: held[old] for old, new in COPIED_FIELDS.items() if old in held}}
-                text = text_of(payload)
-                if text is not None:
-                    vectors[NEW_FIELD] = list(self.embed_documents([text])[0])
+                text = {text_call}
+                if text is not None and text.strip():
+                    vector = self.embed_documents([text])[0]
+                    vectors[NEW_FIELD] = vector.tolist() if hasattr(vector, "tolist") else vector
                 vector = vectors[""] if set(vectors) == {{""}} else vectors
                 points.append(models.PointStruct(id=record.id, vector=vector, payload=payload))
             if points:
                 self.client.upsert(TARGET, points, wait=True)
         except Exception:
             logging.getLogger("dual_write").warning("target not updated; the catch-up will", exc_info=True)
+{text_of}'''
 
+_FROM_PAYLOAD = {"text_parameter": "", "text_document": "", "text_kept": "", "text_call": "text_of(payload)"}
+_FROM_APP = {
+    "text_parameter": ", text_of",
+    "text_document": """
 
-{text_of}
-'''
+        `text_of`: a record of the source (with id and payload) -> its text as it is now, or None. The migration takes the texts from a
+        file, which knows nothing of what was written since it was made: fetch the text from where the app keeps it.
+        """,
+    "text_kept": "\n        self.text_of = text_of",
+    "text_call": "self.text_of(record)",
+}
+
+_SHAPES = {
+    ModelKind.DENSE: "{dimensions} dimensions",
+    ModelKind.SPARSE: "models.SparseVector, or models.Document where the server embeds",
+    ModelKind.MULTIVECTOR: "rows of {dimensions} dimensions",
+}
 
 _READ_PATH = """\
 def read_path(payload: dict, path: str):
@@ -100,68 +117,154 @@ def text_of(payload: dict):
 """
 
 
-def dual_write_snippet(migration: Migration) -> str:
-    """Python for the plain client; a test runs it against real servers."""
-    from qdrant_model_migration.domain.texts import TextSource
+_TEXTS_WRITTEN_LATER = {
+    "dual_write": "The texts come from a file, which knows nothing of what is written after it was made: the dual-write snippet takes `text_of(record)`, by which the app "
+    "gives it the text as it is now.",
+    "live": "The texts come from a file, which knows nothing of what is written after it was made: a new point gets no new vector from it (on_missing_text), and a "
+    "point whose text changed keeps the vector of the old text. Use writes='dual_write' or 'frozen' unless only other fields change.",
+}
 
-    text = TextSource.parse(migration.text_field)
-    text_of = _TEXT_OF_TEMPLATE.format(parts=text.parts) if text.is_template else _TEXT_OF_PATH.format(path=migration.text_field)
+
+def dual_write_snippet(migration: Migration, has_texts_file: bool = False) -> str:
+    """Python for the plain client; a test runs it against real servers.
+
+    Where the texts come from a file, the app passes a function that knows the text of a record: the payload does not tell it.
+    """
+    text_of = "" if has_texts_file else f"\n\n{_text_of(migration.text_field)}{_READ_PATH}"
     return _SNIPPET.format(
         migration=migration.id,
         source=migration.source.collection,
         target=migration.target.collection,
-        field=migration.embed.field,
+        field=migration.making.field,
         copied={r.source_field: r.field for r in migration.copies},
-        model=migration.model.name,
-        dimensions=migration.model.dimensions,
-        text_of=text_of + _READ_PATH,
+        model=migration.spec.name,
+        shape=_SHAPES[migration.spec.kind].format(dimensions=migration.spec.dimensions),
+        text_of=text_of,
+        **(_FROM_APP if has_texts_file else _FROM_PAYLOAD),
     )
 
 
+def _text_of(text_field: str) -> str:
+    from qdrant_model_migration.domain.texts import TextSource
+
+    text = TextSource.parse(text_field)
+    return _TEXT_OF_TEMPLATE.format(parts=text.parts) if text.is_template else _TEXT_OF_PATH.format(path=text_field)
+
+
 def app_changes(migration: Migration, aliases: list[str], old_dimensions: int | None) -> list[str]:
-    """Whose queries and writes must change with the cutover, and how; one sentence each, in order."""
-    model, target = migration.model, migration.target.collection
-    using = f", using={migration.embed.field!r}" if migration.embed.field else ""
-    found: list[str] = []
+    """Whose queries and writes must change, when and how; one sentence each, in order."""
+    if migration.made is None:
+        return [
+            "Queries and writes stay as they are. What the index finds afterwards is measured; migration_status and the report say which search parameters "
+            "(rescore, oversampling) bring back what is lost."
+        ]
+    found = _beside(migration) if migration.keeps_old_field else _replaced(migration, old_dimensions)
+    if not aliases and not migration.is_in_place:
+        found.append(
+            f"No alias points to {migration.source.collection!r}: the app names the collection itself, so it must be changed to the alias that the swap creates, or to "
+            f"{migration.target.collection!r}."
+        )
+    if migration.is_across_servers:
+        found.append(
+            f"The target lies on connection {migration.target.connection!r}: the release that names it also connects to that server. The swap creates the alias there; the "
+            "one on the old server stays."
+        )
+    found.append(_writers(migration))
+    if migration.texts is not None and migration.writes != "frozen":
+        found.append(_TEXTS_WRITTEN_LATER[migration.writes])
+    return found
+
+
+def _replaced(migration: Migration, old_dimensions: int | None) -> list[str]:
+    """Old queries find nothing sensible any more: model and collection change together."""
+    model, target, field = migration.spec, migration.target.collection, migration.making.field
+    using = f", using={field!r}" if field else ""
     query = f"Queries must be embedded with {model.name} ({model.dimensions} dimensions, query side{_prefix(model.query_prefix)}){using}"
+    found: list[str] = []
     if migration.readers == "self_resolving":
         found.append(
             f"With every query readers resolve the alias once, read the model from that collection's metadata ({METADATA_KEY}.model) and query that collection "
             f"by its own name (not through the alias, which may move in between); then the swap is enough. {query}."
         )
+        return found
+    found.append(
+        f"{query}, from the moment their collection is {target!r}: model and collection change together, in one release of each reader."
+    )
+    if old_dimensions != model.dimensions:
+        found.append(
+            f"A reader that still queries with the old model ({old_dimensions} dimensions) through a swapped alias fails with 'Wrong input: Vector dimension error'."
+        )
     else:
         found.append(
-            f"{query}, from the moment their collection is {target!r}: model and collection change together, in one release of each reader."
+            "A reader that still queries with the old model through a swapped alias gets nonsense without any error: both have the same dimensions."
         )
-        if old_dimensions != model.dimensions:
-            found.append(
-                f"A reader that still queries with the old model ({old_dimensions} dimensions) through a swapped alias fails with 'Wrong input: Vector dimension error'."
-            )
-        else:
-            found.append(
-                "A reader that still queries with the old model through a swapped alias gets nonsense without any error: both have the same dimensions."
-            )
-        if migration.readers == "rolling":
-            found.append(
-                f"With a rolling deploy old and new readers live at once: let the new release name {target!r} (or a new alias to it) itself, keep both collections "
-                "current until the last old reader is gone, and swap the old alias only then."
-            )
-        else:
-            found.append(
-                f"Name {target!r} or a new alias in the release that has the new model, or swap the alias at the moment of the deploy."
-            )
-    if not aliases:
+    if migration.readers == "rolling":
         found.append(
-            f"No alias points to {migration.source.collection!r}: the app names the collection itself, so it must be changed to the alias that the swap creates, or to {target!r}."
+            f"With a rolling deploy old and new readers live at once: let the new release name {target!r} (or a new alias to it) itself, keep both collections "
+            "current until the last old reader is gone, and swap the old alias only then."
         )
-    found.append(
-        {
-            "frozen": "Nothing writes to the source from the start of the backfill until the swap; then writers use the alias, with vectors of the new model.",
-            "dual_write": "Writers use the dual-write snippet from the start of the backfill, and write only to the new collection after the swap.",
-            "live": "Writers go on as they are; after the swap they must embed documents with the new model and write through the alias or to the new collection.",
-        }[migration.writes]
-    )
+    else:
+        found.append(
+            f"Name {target!r} or a new alias in the release that has the new model, or swap the alias at the moment of the deploy."
+        )
     return found
+
+
+def _beside(migration: Migration) -> list[str]:
+    """Old queries go on being answered: each reader changes by itself, when the new field is complete."""
+    model, field, old = migration.spec, migration.making.field, migration.dense_field
+    where = f"in {migration.target.collection!r}" if migration.is_in_place else "before and after the swap"
+    named = "the unnamed vector" if old == "" else f"using={old!r}" if old is not None else "their vectors"
+    found = [f"Old queries ({named}) go on being answered {where}: nothing has to change at a given moment."]
+    match model.kind:
+        case ModelKind.SPARSE:
+            found.append(
+                f"Each reader changes to hybrid search in its own release: two prefetches, dense and {field!r}, fused by RRF (query_snippet). Queries are embedded with "
+                f"{model.name}{_options(model)}, exactly as the documents were."
+            )
+        case ModelKind.MULTIVECTOR:
+            found.append(
+                f"Each reader changes to reranking in its own release: a dense prefetch of 50 to 200 points, reranked with using={field!r} and queries embedded by "
+                f"{model.name} (query_snippet)."
+            )
+        case _:
+            found.append(
+                f"Each reader changes in its own release: using={field!r}, and queries embedded with {model.name} ({model.dimensions} dimensions, query "
+                f"side{_prefix(model.query_prefix)}) (query_snippet)."
+            )
+    if migration.has_fill_stage:
+        found.append(
+            f"No reader before {field!r} is complete: points that lack it are not found by it. migration_status tells the coverage, verify_target proves it."
+        )
+    return found
+
+
+def _writers(migration: Migration) -> str:
+    model, field = migration.spec, migration.making.field
+    if migration.has_fill_stage:
+        where = "through the alias, which leads to the copy after the swap, " if not migration.is_in_place else ""
+        return (
+            f"Writers may go on as they are, {where}while the worker runs: it fills {field!r} where an upsert left it out (a full upsert that omits a vector deletes it). "
+            f"From the first reader of {field!r} on they write both vectors, or update payloads and single vectors only; edits of the text alone (set_payload) leave a "
+            "stale vector behind."
+        )
+    if migration.keeps_old_field:
+        return {
+            "frozen": f"Nothing writes to the source until the swap; afterwards writers use the alias and write {field!r} as well.",
+            "dual_write": f"Writers use the dual-write snippet from the start of the backfill, and write {field!r} as well, to the new collection only, after the swap.",
+            "live": f"Writers go on as they are; after the swap they write through the alias or to the new collection, and {field!r} of {model.name} as well.",
+        }[migration.writes]
+    return {
+        "frozen": "Nothing writes to the source from the start of the backfill until the swap; then writers use the alias, with vectors of the new model.",
+        "dual_write": "Writers use the dual-write snippet from the start of the backfill, and write only to the new collection after the swap."
+        if migration.making.kind == "embed"
+        else f"Writers embed with {model.name} for the new collection as well, from the start of the backfill, and write only there after the swap.",
+        "live": "Writers go on as they are; after the swap they must embed documents with the new model and write through the alias or to the new collection.",
+    }[migration.writes]
+
+
+def _options(model: ModelSpec) -> str:
+    return f" ({', '.join(f'{key}={value!r}' for key, value in sorted(model.options.items()))})" if model.options else ""
 
 
 def _prefix(prefix: str) -> str:

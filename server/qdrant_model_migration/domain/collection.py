@@ -16,6 +16,9 @@ from qdrant_model_migration.results import ConfigDifference, VectorInfo
 METADATA_KEY = "model_migration"
 """Key of the collection's metadata under which provenance is kept."""
 
+NULL = "null"
+"""How a null of the metadata is shown: unlike elsewhere, it is a value there."""
+
 Json = dict[str, Any]
 
 
@@ -140,24 +143,30 @@ class Collection(BaseModel):
         return strict.get("max_query_limit") if strict.get("enabled") else None
 
     def flat_config(self) -> Json:
-        """Every setting by its dotted path: vectors, indexes and all; what holds nothing is left out."""
-        indexes = {
-            field: {"data_type": i.get("data_type"), **({"params": i["params"]} if i.get("params") else {})}
-            for field, i in self.payload_indexes.items()
-        }
+        """Every setting by its dotted path: vectors, indexes, shard keys and all; what is not set is left out."""
         keys = {repr(c["key"]): {k: v for k, v in c.items() if k != "key"} for c in self.shard_key_config}
-        return dict(_flattened({**self.config, "payload_indexes": indexes, "shard_keys": keys}, ()))
+        config = {**self.config, "payload_indexes": self.payload_indexes, "shard_keys": keys}
+        params = self.config.get("params") or {}
+        if isinstance((params.get("vectors") or {}).get("size"), int):
+            # An unnamed vector alone is described without a name; beside others it is called "".
+            config["params"] = {**params, "vectors": {"": params["vectors"]}}
+        return dict(_flattened(config, ()))
 
 
 def _flattened(value: object, path: tuple[str, ...]) -> Iterator[tuple[str, object]]:
     if path == ("metadata", METADATA_KEY):
         # One fact, not eight.
         yield ".".join(path), value
-    elif isinstance(value, Mapping):
+    elif isinstance(value, Mapping) and (value or len(path) < 2):
         for key, inner in value.items():
             yield from _flattened(inner, (*path, str(key) if key != "" else '""'))
+    elif isinstance(value, Mapping):
+        # Empty, but there: a sparse field, or a binary quantization, with nothing set.
+        yield ".".join(path), {}
     elif value is not None:
         yield ".".join(path), value
+    elif path[0] == "metadata":
+        yield ".".join(path), NULL
 
 
 def shard_key_config(keys: Iterable[ShardKey], replicas: Iterable[Replica]) -> tuple[Json, ...]:
@@ -186,11 +195,16 @@ def config_differences(source: Collection, target: Collection, intended: Mapping
     a, b = source.flat_config(), target.flat_config()
     found: list[ConfigDifference] = []
     for path in sorted(a.keys() | b.keys()):
-        if is_same_setting(a.get(path), b.get(path)):
+        if is_same_setting(a.get(path), b.get(path)) or _is_told_below(path, a, b) or _is_told_below(path, b, a):
             continue
         note = next((why for prefix, why in intended.items() if path == prefix or path.startswith(prefix + ".")), None)
         found.append(ConfigDifference(path=path, source=a.get(path), target=b.get(path), is_intended=note is not None, note=note))
     return found
+
+
+def _is_told_below(path: str, one: Json, other: Json) -> bool:
+    """Whether a mapping is empty on one side only: what the other side sets in it is listed anyhow."""
+    return one.get(path) == {} and path not in other and any(deeper.startswith(path + ".") for deeper in other)
 
 
 def fields_of(params: Json) -> tuple[VectorField, ...]:

@@ -73,22 +73,53 @@ def moves_forward(migration: Migration, aliases: dict[str, str], wanted: str | N
     return (Moved(alias=wanted, previous=where, current=target),), tuple(alias for alias in pointing if alias != wanted)
 
 
+def moves_across(
+    migration: Migration, source_aliases: tuple[str, ...], aliases: dict[str, str], collections: list[str], wanted: str | None
+) -> tuple[tuple[Moved, ...], tuple[str, ...]]:
+    """(aliases created on the target's server, aliases that stay on the source's): the app finds the names it knows on the server it changes to.
+
+    Raises:
+        Refused: there is no name, or it is taken on the target's server.
+    """
+    target = migration.target.collection
+    named_ones = (wanted or migration.alias,) if wanted or migration.alias else source_aliases
+    names = [name for name in named_ones if name is not None]
+    if not names:
+        raise Refused(
+            f"Nothing was changed: no alias points to {migration.source.collection!r}. Give 'alias' a name: it is created on connection "
+            f"{migration.target.connection!r}, pointing to {target!r}, and the app's next release uses it there."
+        )
+    for name in names:
+        where = aliases.get(name)
+        if where not in (None, target) or name in collections:
+            what = f"an alias of {where!r}" if where is not None else "a collection"
+            raise Refused(
+                f"Nothing was changed: {name!r} is {what} on connection {migration.target.connection!r} already. Give 'alias' another name, and have the app use it."
+            )
+    return tuple(Moved(alias=name, previous=aliases.get(name), current=target) for name in names), source_aliases
+
+
+def reversed_moves(migration: Migration) -> tuple[Moved, ...]:
+    """The cutover's moves the other way. An alias that the cutover created points to the source then, or goes, when the source is elsewhere."""
+    assert migration.cutover is not None
+    fallback = None if migration.is_across_servers else migration.source.collection
+    return tuple(Moved(alias=m.alias, previous=m.current, current=m.previous or fallback) for m in migration.cutover.moves)
+
+
 def moves_back(migration: Migration, aliases: dict[str, str]) -> tuple[Moved, ...]:
-    """The cutover's moves reversed; an alias that the cutover created points to the source then.
+    """The cutover's moves reversed.
 
     Raises:
         Refused: an alias was moved by somebody else since.
     """
     assert migration.cutover is not None
-    found = []
     for moved in migration.cutover.moves:
         where = aliases.get(moved.alias)
         if where != moved.current:
             raise Refused(
                 f"Nothing was changed: alias {moved.alias!r} points to {where!r}, not to {moved.current!r} where the swap put it. Somebody moved it since; decide by hand."
             )
-        found.append(Moved(alias=moved.alias, previous=moved.current, current=moved.previous or migration.source.collection))
-    return tuple(found)
+    return reversed_moves(migration)
 
 
 def check_gates(migration: Migration, now: datetime | None) -> None:
@@ -132,7 +163,8 @@ def overrides_of(migration: Migration) -> tuple[str, ...]:
     """What somebody who agrees accepts although a gate objects."""
     found = []
     comparison = migration.comparison
-    if migration.gate is not None and comparison is None:
+    if migration.gate is not None and comparison is None and not migration.is_fill_due:
+        # Before a field is filled nobody searches by it: its comparison comes before the first reader, not before the swap.
         found.append(
             f"the comparison that create_target was given as a gate ({migration.gate.metric}, margin {migration.gate.margin}) was not made"
         )
@@ -155,13 +187,28 @@ def named(moves: tuple[Moved, ...]) -> str:
 def breaks_of(migration: Migration, moves: tuple[Moved, ...], old_dimensions: int | None, *, is_numbered: bool) -> tuple[str, ...]:
     """Whose queries and writes change when the aliases move forward; `is_numbered`: late writes can be told from newer ones."""
     names = named(moves)
-    model = migration.model
-    found = [f"From that moment every query through {names} must be embedded with {model.name} ({model.dimensions} dimensions)."]
-    if old_dimensions != model.dimensions:
-        found.append(f"Readers that still use the old model ({old_dimensions} dimensions) through {names} fail with a dimension error.")
+    model = migration.spec
+    if migration.keeps_old_field:
+        found = [
+            f"No query breaks: {names} leads to a collection that answers the old queries as before, beside the new field {migration.making.field!r}."
+        ]
+        if migration.has_fill_stage:
+            share = migration.filled.share if migration.filled is not None else 0.0
+            found.append(
+                f"{migration.making.field!r} is filled for {share:.0%} of the points: no reader may use it before it is complete. start_backfill fills it after the swap."
+            )
     else:
-        found.append(f"Readers that still use the old model through {names} get nonsense without an error.")
-    found.append(f"Readers and writers that name {migration.source.collection!r} itself are not moved.")
+        found = [f"From that moment every query through {names} must be embedded with {model.name} ({model.dimensions} dimensions)."]
+        if old_dimensions != model.dimensions:
+            found.append(f"Readers that still use the old model ({old_dimensions} dimensions) through {names} fail with a dimension error.")
+        else:
+            found.append(f"Readers that still use the old model through {names} get nonsense without an error.")
+    if migration.is_across_servers:
+        found.append(
+            f"The alias is created on connection {migration.target.connection!r}; no reader or writer moves by that. Each moves with its own release, which connects there."
+        )
+    else:
+        found.append(f"Readers and writers that name {migration.source.collection!r} itself are not moved.")
     if migration.writes == "live" and is_numbered:
         found.append(
             "Writes that reach the source during the swap are carried over afterwards; where both sides changed, the target wins and it is counted."
@@ -171,9 +218,18 @@ def breaks_of(migration: Migration, moves: tuple[Moved, ...], old_dimensions: in
             f"{migration.source.collection!r} has several shards, whose writes are not numbered together: what reaches it during and after the swap is "
             "not carried over, only listed, and may be lost. Stop the writers for the seconds of the swap."
         )
-    if migration.writes != "frozen":
+    if migration.writes != "frozen" and not migration.keeps_old_field:
         found.append(f"Writers through {names} must embed documents with {model.name} from that moment.")
     return tuple(found)
+
+
+def breaks_back(migration: Migration, names: str) -> str:
+    """Whose queries change when the aliases move back."""
+    if migration.keeps_old_field:
+        return f"Queries through {names} that use {migration.making.field!r} fail from that moment: the old collection has no such vector. Old queries go on."
+    return (
+        f"From that moment queries through {names} must be embedded with the old model ({migration.current_model or 'not stated'}) again."
+    )
 
 
 def shown(facts: SwapFacts, code: str, expires_at: str) -> SwapPlan:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from qdrant_model_migration.domain.collection import Collection, FieldKind, Json, VectorField
+from qdrant_model_migration.domain.strategies import STRATEGY
 
 DATATYPE_BYTES = {"float32": 4, "float16": 2, "uint8": 1}
 SPARSE_ENTRIES = 120
@@ -20,6 +22,10 @@ WRITE_RATE = 2_000.0
 """Points/s that Qdrant takes with new vectors, on the careful side of what was measured on 2 cores (8-16 thousand)."""
 EMBEDDED_WRITE_RATE = 800.0
 """The embedded database commits each point on its own."""
+
+_WORD = re.compile(r"\w+")
+ADDED = "\0added"
+"""Name of a field that is only reckoned with; no collection has it."""
 
 SMALL_BYTES = 25_000_000
 LARGE_BYTES = 400_000_000_000
@@ -43,11 +49,12 @@ class Size:
 
 @dataclass(frozen=True, kw_only=True)
 class Room:
-    """What a strategy needs besides what is there: while it runs, and when the old vectors are gone."""
+    """What a strategy needs besides what is there: while it runs, and when what it replaces is gone (less than now: negative)."""
 
     disk_bytes: int
     ram_bytes: int
     disk_after_bytes: int
+    ram_after_bytes: int
 
 
 def vector_bytes(field: VectorField, points: int, rows: float | None = None) -> int:
@@ -137,46 +144,82 @@ def room_for(
     payload_each: float,
     *,
     is_in_place: bool = False,
-    rows: dict[str, float] | None = None,
+    is_elsewhere: bool = False,
+    added_rows: float | None = None,
+    quantization: str | None = None,
     is_embedded: bool = False,
 ) -> Room:
-    """What a strategy needs. `is_in_place` tells how add_sparse and add_multivector are placed on this server."""
+    """What a strategy needs.
 
-    def size(fields: Sequence[VectorField], config: Json | None = None, points: int | None = None) -> Size:
-        each = payload_each if points is None else 0.0
-        return size_of(
-            collection.points if points is None else points, fields, config or collection.config, each, rows, is_embedded=is_embedded
-        )
+    Args:
+        strategy: Its name.
+        collection: The source.
+        field: The dense field in question.
+        dimensions: Of the made field.
+        payload_each: Mean bytes of a payload.
+        is_in_place: How add_sparse and add_multivector are placed here.
+        is_elsewhere: The target lies on another server, whose disk and memory these are; deleting the source frees none there.
+        added_rows: Mean rows of an added multivector, or entries of an added sparse vector.
+        quantization: What requantize sets; scalar when left out.
+        is_embedded: Whether the target lies in the embedded database.
+    """
+
+    def size(fields: Sequence[VectorField], config: Json | None = None) -> Size:
+        rows = {ADDED: added_rows} if added_rows is not None else None
+        return size_of(collection.points, fields, config or collection.config, payload_each, rows, is_embedded=is_embedded)
 
     now = size(collection.fields)
-    bare = size(())
     if strategy == "requantize":
-        scalar = size(collection.fields, {**collection.config, "quantization_config": {"scalar": {"always_ram": True}}})
-        extra = max(0, scalar.disk_bytes - now.disk_bytes)
-        return Room(disk_bytes=extra, ram_bytes=max(0, scalar.ram_bytes - now.ram_bytes), disk_after_bytes=extra)
-    if strategy in ("add_sparse", "add_multivector", "named_vector", "side_by_side"):
-        added = size((_added(strategy, field, dimensions),))
-        more_disk, more_ram = added.disk_bytes - bare.disk_bytes, added.ram_bytes - bare.ram_bytes
-        if is_in_place or strategy == "named_vector":
-            return Room(disk_bytes=int(more_disk * REWRITE), ram_bytes=more_ram, disk_after_bytes=more_disk)
-        whole_disk, whole_ram = now.disk_bytes + more_disk, now.ram_bytes + more_ram
-        return Room(disk_bytes=int(whole_disk * REWRITE), ram_bytes=whole_ram, disk_after_bytes=more_disk)
-    changed = tuple(f.model_copy(update={"size": dimensions or f.size}) if field and f.name == field.name else f for f in collection.fields)
-    target = size(changed)
+        after = size(*_quantized(collection, field, quantization or "scalar"))
+        disk, ram = after.disk_bytes - now.disk_bytes, after.ram_bytes - now.ram_bytes
+        # The old quantized copies go only when the new ones are complete.
+        return Room(disk_bytes=max(0, disk), ram_bytes=max(0, ram), disk_after_bytes=disk, ram_after_bytes=ram)
+    if STRATEGY[strategy].adds_field:
+        fields = (*collection.fields, _added(strategy, field, dimensions))
+    else:
+        fields = tuple(
+            f.model_copy(update={"size": dimensions or f.size}) if field and f.name == field.name else f for f in collection.fields
+        )
+    then = size(fields)
+    more_disk, more_ram = then.disk_bytes - now.disk_bytes, then.ram_bytes - now.ram_bytes
+    if is_in_place or STRATEGY[strategy].placement == "in_place":
+        return Room(disk_bytes=int(more_disk * REWRITE), ram_bytes=more_ram, disk_after_bytes=more_disk, ram_after_bytes=more_ram)
     return Room(
-        disk_bytes=int(target.disk_bytes * REWRITE), ram_bytes=target.ram_bytes, disk_after_bytes=target.disk_bytes - now.disk_bytes
+        disk_bytes=int(then.disk_bytes * REWRITE),
+        ram_bytes=then.ram_bytes,
+        disk_after_bytes=then.disk_bytes if is_elsewhere else more_disk,
+        ram_after_bytes=then.ram_bytes if is_elsewhere else more_ram,
     )
+
+
+def _quantized(collection: Collection, field: VectorField | None, quantization: str) -> tuple[tuple[VectorField, ...], Json]:
+    """Fields and configuration as requantize leaves them: one field's own setting, or the collection's when no field is named."""
+    setting: Json = {} if quantization == "off" else {quantization: {"always_ram": True}}
+    if field is None:
+        return collection.fields, {**collection.config, "quantization_config": setting}
+    # A field's empty setting would fall back on the collection's.
+    config = collection.config if setting else {**collection.config, "quantization_config": {}}
+    changed = (
+        f.model_copy(update={"config": {**f.config, "quantization_config": setting}}) if f.name == field.name else f
+        for f in collection.fields
+    )
+    return tuple(changed), config
 
 
 def _added(strategy: str, field: VectorField | None, dimensions: int | None) -> VectorField:
     if strategy == "add_sparse":
-        return VectorField(name="sparse", kind=FieldKind.SPARSE)
+        return VectorField(name=ADDED, kind=FieldKind.SPARSE)
     if strategy == "add_multivector":
         # On disk, with HNSW off: it only reranks.
         config = {"on_disk": True, "hnsw_config": {"m": 0}}
-        return VectorField(name="multivector", kind=FieldKind.MULTIVECTOR, size=dimensions or 128, config=config)
+        return VectorField(name=ADDED, kind=FieldKind.MULTIVECTOR, size=dimensions or 128, config=config)
     inherited = field.config if field else {}
-    return VectorField(name="new", kind=FieldKind.DENSE, size=dimensions or (field.size if field else None), config=inherited)
+    return VectorField(name=ADDED, kind=FieldKind.DENSE, size=dimensions or (field.size if field else None), config=inherited)
+
+
+def multivector_bytes(points: int, dimensions: int, rows: float | None) -> int:
+    """Raw bytes of token vectors, `rows` of them a point."""
+    return vector_bytes(VectorField(name=ADDED, kind=FieldKind.MULTIVECTOR, size=dimensions), points, rows)
 
 
 def backfill_seconds(
@@ -208,6 +251,17 @@ def total_tokens(counts: Sequence[int], texts: float) -> int | None:
 def cost_usd(tokens: int | None, price_per_million: float | None) -> float | None:
     """Price of embedding these tokens once; None when either is unknown."""
     return None if tokens is None or price_per_million is None else round(tokens * price_per_million / 1e6, 4)
+
+
+def mean_words(texts: Sequence[str]) -> float | None:
+    """Mean count of distinct words of three letters and more: about the entries of a BM25 vector. None without texts."""
+    return sum(len({w for w in _WORD.findall(t.lower()) if len(w) > 2}) for t in texts) / len(texts) if texts else None
+
+
+def foreign_letters(texts: Sequence[str]) -> float:
+    """Share of letters outside ASCII: 0 in plain English, some hundredths in German or French, near 1 in Russian or Chinese."""
+    letters = [c for t in texts for c in t if c.isalpha()]
+    return sum(not c.isascii() for c in letters) / len(letters) if letters else 0.0
 
 
 def human_bytes(count: float) -> str:

@@ -25,6 +25,8 @@ DETAIL_WEIGHT = 0.6
 KEPT_SHARE = 0.6
 
 _FENCE = re.compile(r"^\s{0,3}(`{3,}|~{3,})")
+#: Marks of generated tables say nothing to a reader.
+_COMMENT = re.compile(r"^<!--.*-->\s*$")
 _HEADING = re.compile(r"^(#{2,3})\s+(.+?)\s*#*\s*$")
 _TOP_HEADING = re.compile(r"^#\s+(.+?)\s*$", re.MULTILINE)
 _WORD = re.compile(r"[a-z0-9]+")
@@ -86,6 +88,8 @@ def sections(text: str) -> list[Section]:
                 fence = mark
             elif mark.startswith(fence) and line.strip() == mark:
                 fence = ""
+        if not fence and _COMMENT.match(line):
+            continue
         heading = None if fence or fence_match else _HEADING.match(line)
         if heading is None:
             body.append(line)

@@ -77,3 +77,9 @@ class ModelSpec(BaseModel):
     price_per_million: float | None = Field(default=None, description="USD per million tokens, as configured")
     is_local: bool = Field(default=True, description="whether texts stay on this machine")
     note: str | None = Field(default=None, description="what a person must know, for example that it is lexical only")
+    native_dimensions: int | None = Field(default=None, description="what the model gives before it is cut to `dimensions`; None: not cut")
+    modifier: str | None = Field(default=None, description="what Qdrant must do to sparse values when it searches: `idf` for BM25")
+    options: dict[str, str | int | float | bool] = Field(
+        default={}, description="of BM25: language, tokenizer, k, b and avg_len as used; the query side needs the same"
+    )
+    is_server_side: bool = Field(default=False, description="whether the Qdrant server computes the vectors (models.Document)")

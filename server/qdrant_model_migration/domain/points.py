@@ -71,6 +71,15 @@ def vector_problem(vector: object, size: int | None) -> str | None:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ServerText:
+    """In place of a vector: the text that the Qdrant server shall embed itself. Only ever written or searched with, never read."""
+
+    text: str
+    model: str
+    options: Mapping[str, str | int | float | bool] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Point:
     """A point as read: id, payload and the vectors that were asked for, by field name ("" is the unnamed one)."""
 
@@ -78,3 +87,5 @@ class Point:
     payload: Payload
     vectors: Mapping[str, Any] = field(default_factory=dict)
     shard_key: ShardKey | None = None
+    derived: list[float] | None = None
+    """What a recipe makes of the point's own vectors, where that was computed; never stored under this name."""

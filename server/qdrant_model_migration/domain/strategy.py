@@ -3,23 +3,11 @@
 from __future__ import annotations
 
 from qdrant_model_migration.domain.estimates import HUGE_POINTS, LARGE_BYTES, SMALL_BYTES, human_bytes
-from qdrant_model_migration.domain.observations import (
-    GUIDANCE,
-    IMPLEMENTED,
-    STRATEGIES,
-    Advice,
-    Goal,
-    Observations,
-    Readers,
-    Writes,
-    is_matryoshka,
-)
+from qdrant_model_migration.domain.observations import STRATEGIES, Advice, Goal, Observations, Readers, Writes, is_matryoshka
+from qdrant_model_migration.domain.strategies import STRATEGY
 from qdrant_model_migration.domain.strategy_rules import RULES
 
-__all__ = [
-    "GUIDANCE", "IMPLEMENTED", "IMPLEMENTED_FIRST", "SERVES", "STRATEGIES", "Advice", "Goal", "Observations", "Readers", "Writes",
-    "advise", "is_matryoshka", "size_remark",
-]  # fmt: skip
+__all__ = ["SERVES", "STRATEGIES", "Advice", "Goal", "Observations", "Readers", "Writes", "advise", "is_matryoshka", "size_remark"]
 
 SERVES: dict[Goal, tuple[str, ...]] = {
     Goal.REPLACE_MODEL: ("new_collection", "named_vector", "side_by_side", "linear_map"),
@@ -31,25 +19,32 @@ SERVES: dict[Goal, tuple[str, ...]] = {
 }
 """Strategies that reach a goal, the fitting first when nothing speaks against it."""
 
-IMPLEMENTED_FIRST = frozenset({Goal.REPLACE_MODEL, Goal.COMPARE_MODELS})
-"""Goals that an implemented strategy reaches as well; for the others it would be another change than the one asked for."""
-
 
 def advise(seen: Observations) -> list[Advice]:
     """All eight strategies, best first: those that reach the goal and can be done, then the refused ones with their reasons."""
-    judged = [_judge(name, seen) for name in STRATEGIES]
-    fitting = _preference(seen)
+    fitting = preference(seen)
+    judged = [_judge(name, seen, serves_goal=name in fitting) for name in STRATEGIES]
 
-    def key(advice: Advice) -> tuple[bool, bool, bool, int]:
+    def key(advice: Advice) -> tuple[bool, bool, int]:
         place = fitting.index(advice.strategy) if advice.strategy in fitting else len(fitting) + STRATEGIES.index(advice.strategy)
-        waits = seen.goal in IMPLEMENTED_FIRST and not advice.is_implemented
-        return not advice.serves_goal, not advice.is_feasible, waits, place
+        return not advice.serves_goal, not advice.is_feasible, place
 
-    ranked = sorted(judged, key=key)
-    better = next((a.strategy for name in fitting for a in judged if a.strategy == name and a.is_feasible), None)
-    if ranked[0].is_implemented and ranked[0].is_feasible and better not in (None, ranked[0].strategy):
-        ranked[0].reasons.append(f"'{better}' would fit better here, but this version only explains it.")
-    return ranked
+    return sorted(judged, key=key)
+
+
+def preference(seen: Observations) -> tuple[str, ...]:
+    """The strategies that reach the goal, in the order in which they fit this app and these models, whether or not they can be done."""
+    names = list(SERVES[seen.goal])
+    if seen.goal is Goal.REPLACE_MODEL:
+        if seen.readers == "rolling":
+            # Both query models are in use at once: only a collection that holds both fields answers both.
+            names = ["named_vector", "side_by_side", "new_collection", "linear_map"]
+        if seen.collection.points >= HUGE_POINTS:
+            names = ["linear_map", *(n for n in names if n != "linear_map")]
+        if seen.has_same_base and seen.is_smaller:
+            # The same model at fewer dimensions: what is stored holds the new vectors already, when the model was trained for it.
+            names = ["truncate", *names]
+    return tuple(names)
 
 
 def size_remark(data_bytes: int) -> str | None:
@@ -67,41 +62,19 @@ def size_remark(data_bytes: int) -> str | None:
     return None
 
 
-def _preference(seen: Observations) -> tuple[str, ...]:
-    names = list(SERVES[seen.goal])
-    if seen.goal is Goal.REPLACE_MODEL:
-        if seen.readers == "rolling":
-            names = ["named_vector", "side_by_side", "new_collection", "linear_map"]
-        if seen.collection.points >= HUGE_POINTS:
-            names = ["linear_map", *(n for n in names if n != "linear_map")]
-    return tuple(names)
-
-
-def _judge(name: str, seen: Observations) -> Advice:
-    advice = Advice(strategy=name, serves_goal=name in SERVES[seen.goal])
-    if not advice.serves_goal:
+def _judge(name: str, seen: Observations, *, serves_goal: bool) -> Advice:
+    advice = Advice(strategy=name, serves_goal=serves_goal)
+    if not serves_goal:
         known = _NOT_FOR_GOAL.get((name, seen.goal))
-        advice.refusals.append(known or f"It does not reach the goal '{seen.goal.value}': it {DOES[name]}.")
+        advice.refusals.append(known or f"It does not reach the goal '{seen.goal.value}': it {STRATEGY[name].does}.")
         advice.is_told = known is not None
         return advice
-    if not advice.is_implemented:
-        advice.prerequisites.append("A later version of this tool: create_target refuses it for now. By hand: read_guidance.")
     RULES[name](advice, seen)
     if seen.collection.status in ("grey", "red"):
         advice.prerequisites.append(f"Health first: the collection is {seen.collection.status} (inspect_collection tells the remedy).")
     return advice
 
 
-DOES = {
-    "new_collection": "embeds a dense field anew",
-    "side_by_side": "adds a second dense model beside the first",
-    "named_vector": "adds a second dense model beside the first",
-    "add_sparse": "adds sparse vectors for hybrid search",
-    "add_multivector": "adds token vectors for reranking",
-    "truncate": "shortens the vectors of the same model",
-    "linear_map": "approximates the vectors of another model",
-    "requantize": "changes quantization, not the model",
-}
 _NOT_FOR_GOAL = {
     ("new_collection", Goal.ADD_SPARSE): "No substitute: it re-embeds dense vectors and adds no sparse ones; adding sparse vectors re-embeds nothing.",
     ("new_collection", Goal.ADD_MULTIVECTOR): "No substitute: it re-embeds dense vectors and adds no token vectors.",

@@ -1,4 +1,4 @@
-"""Which text of a payload is embedded? A field, a dotted path (through JSON held in a string too) or a template."""
+"""Which text of a point is embedded? A payload field, a dotted path (through JSON held in a string too), a template, or one from elsewhere."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from string import Formatter
-from typing import Any
+from typing import Any, Protocol
 
-from qdrant_model_migration.domain.points import Payload
+from qdrant_model_migration.domain.points import Payload, Point
 from qdrant_model_migration.errors import Refused
 
 MAX_DEPTH = 6
@@ -21,18 +21,41 @@ class _Absent:
     """Tells a missing field from one that holds null."""
 
 
-_ABSENT = _Absent()
+ABSENT = _Absent()
+
+
+class Texts(Protocol):
+    """Where the texts of an `embed` recipe come from."""
+
+    @property
+    def expression(self) -> str:
+        """What messages and metadata call this source."""
+        ...
+
+    def of(self, point: Point) -> str | None:
+        """The text to embed, or None when there is none: absent, blank or not a string."""
+        ...
+
+
+@dataclass(frozen=True)
+class NoTexts:
+    """The texts of a migration that embeds nothing."""
+
+    expression: str = ""
+
+    def of(self, point: Point) -> str | None:
+        return None
 
 
 def read_path(payload: Mapping[str, Any], path: str) -> object:
-    """The value at a dotted path; a field whose own name holds dots wins; JSON in strings is opened on the way."""
+    """The value at a dotted path, ABSENT if there is none; a field whose own name holds dots wins; JSON in strings is opened on the way."""
     if path in payload:
         return payload[path]
     current: object = payload
     for part in path.split("."):
         current = _opened(current)
         if not isinstance(current, Mapping) or part not in current:
-            return _ABSENT
+            return ABSENT
         current = current[part]
     return current
 
@@ -45,6 +68,17 @@ def _opened(value: object) -> object:
         except (json.JSONDecodeError, RecursionError):
             return value
     return value
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnreadableTexts:
+    """For texts that lie in a file which is not there, or is another one. Whoever needs one is told so."""
+
+    expression: str
+    reason: str
+
+    def of(self, point: Point) -> str | None:
+        raise Refused(self.reason)
 
 
 @dataclass(frozen=True)
@@ -89,6 +123,10 @@ class TextSource:
     def parts(self) -> list[tuple[str, str | None]]:
         """A template as (text as it stands, path of the value behind it)."""
         return [(literal, name or None) for literal, name, _, _ in Formatter().parse(self.expression)]
+
+    def of(self, point: Point) -> str | None:
+        """The text of a point, read from its payload."""
+        return self.extract(point.payload)
 
     def extract(self, payload: Payload) -> str | None:
         """The text of a point, or None when there is none to embed: absent, blank or not a string.

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
 import numpy as np
 
+from qdrant_model_migration.domain.collection import FieldKind
+from qdrant_model_migration.domain.migration import Recipe
 from qdrant_model_migration.domain.points import FLOAT_TOLERANCE, Payload, Point, PointId, payload_digest, tag, vector_problem
-from qdrant_model_migration.domain.texts import TextSource
+from qdrant_model_migration.domain.texts import Texts
+
+DERIVED_TOLERANCE = {"float32": 1e-5, "float16": 2e-3}
+"""Largest difference of one number of a unit vector that single and half precision explain."""
 
 
 class Kind(StrEnum):
@@ -26,16 +31,32 @@ class Kind(StrEnum):
 class Expectation:
     """What the recipes say about every point."""
 
-    text: TextSource
-    embed_field: str
-    embed_size: int
+    texts: Texts
+    made: Recipe | None
     copied: Mapping[str, str]
     """Source field -> target field."""
     skips_textless: bool
     accounted: Mapping[str, bool]
     """Tagged id -> whether the target holds its payload."""
-    checks_embedded: bool
-    """Whether the embedded vectors were read and are judged."""
+    checks_made: bool
+    """Whether the made vectors were read and are judged."""
+    distance: str = "Cosine"
+    """Of the made field."""
+    datatype: str = "float32"
+    """As the target stores the made field."""
+
+    def is_due(self, source: Point) -> bool:
+        """Whether the made field of this point should hold a vector."""
+        if self.made is None:
+            return False
+        if self.made.is_derived:
+            return source.vectors.get(self.made.source_field or "") is not None
+        return self.texts.of(source) is not None
+
+    @property
+    def field(self) -> str:
+        """Name of the made field; none is called so where nothing is made."""
+        return self.made.field if self.made is not None else "\0"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,22 +100,67 @@ def judge(source: Point | None, target: Point | None, expected: Expectation) -> 
     for old, new in expected.copied.items():
         if not same_vector(source.vectors.get(old), target.vectors.get(new)):
             return Difference(kind=Kind.CHANGED, id=source.id, source=source, target=target, why=f"copied vector {new!r} differs")
-    if expected.checks_embedded and expected.text.extract(source.payload) is not None:
-        vector = target.vectors.get(expected.embed_field)
-        if vector is None and tag(source.id) in expected.accounted:
-            return None
-        problem = vector_problem(vector, expected.embed_size)
+    if expected.checks_made and expected.made is not None:
+        problem = _made_problem(source, target, expected)
         if problem:
             return Difference(kind=Kind.BAD_VECTOR, id=source.id, source=source, target=target, why=problem)
     return None
 
 
+def _made_problem(source: Point, target: Point, expected: Expectation) -> str | None:
+    vector = target.vectors.get(expected.field)
+    if not expected.is_due(source):
+        # A text that was taken away leaves its vector behind; a vector that was taken away must not leave one made from it.
+        return "a vector made from one that the source no longer has" if vector is not None and _is_derived(expected) else None
+    if vector is None and tag(source.id) in expected.accounted:
+        return None
+    problem = made_vector_problem(vector, expected.made)
+    if problem or not _is_derived(expected):
+        return problem
+    if source.derived is None:
+        return "a vector where none can be made"
+    if not same_derived(vector, source.derived, distance=expected.distance, datatype=expected.datatype):
+        return "not what the recipe makes of the source's vector"
+    return None
+
+
+def _is_derived(expected: Expectation) -> bool:
+    return expected.made is not None and expected.made.is_derived
+
+
+def made_vector_problem(vector: Any, made: Recipe | None) -> str | None:
+    """Why a vector read back cannot be one of this recipe's, or None."""
+    if made is None:
+        return None
+    if made.vector_kind is FieldKind.DENSE:
+        return vector_problem(vector, made.dimensions)
+    if vector is None:
+        return "no vector"
+    if made.vector_kind is FieldKind.SPARSE:
+        # An empty one is right for a text of which the model keeps no term.
+        return None if isinstance(vector, dict) and np.isfinite(vector["values"]).all() else "a value that is not finite"
+    if not isinstance(vector, list) or not vector:
+        return "no rows"
+    return next((problem for row in vector if (problem := vector_problem(row, made.dimensions))), None)
+
+
+def same_derived(stored: Any, derived: Sequence[float], *, distance: str, datatype: str) -> bool:
+    """Whether a stored vector is the derived one, as far as its datatype keeps it. Under cosine Qdrant stores unit vectors."""
+    a, b = np.asarray(stored, dtype=np.float64), np.asarray(derived, dtype=np.float64)
+    if distance == "Cosine":
+        a, b = a / max(float(np.linalg.norm(a)), 1e-30), b / max(float(np.linalg.norm(b)), 1e-30)
+    scale = max(1.0, float(np.abs(b).max(initial=0.0)))
+    return bool(np.abs(a - b).max(initial=0.0) <= DERIVED_TOLERANCE.get(datatype, 1e-5) * scale)
+
+
 def is_accounted(source: Point, target: Point | None, expected: Expectation) -> bool:
     """Whether the point lacks something by a stated policy or a recorded failure."""
-    has_text = expected.text.extract(source.payload) is not None
+    is_due = expected.is_due(source)
     if target is None:
-        return expected.skips_textless and not has_text
-    return target.vectors.get(expected.embed_field) is None and (not has_text or tag(source.id) in expected.accounted)
+        return expected.skips_textless and not is_due
+    if expected.made is None:
+        return False
+    return target.vectors.get(expected.field) is None and (not is_due or tag(source.id) in expected.accounted)
 
 
 def same_payload(a: Payload, b: Payload) -> bool:

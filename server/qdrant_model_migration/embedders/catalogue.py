@@ -1,9 +1,8 @@
-"""Which model does a name mean, which models can be used here, and where is the loaded one?"""
+"""Which model does a name mean, and where is the loaded one?"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from importlib.util import find_spec
 from pathlib import Path
 
 from anyio import Lock, to_thread
@@ -11,28 +10,22 @@ from anyio import Lock, to_thread
 from qdrant_model_migration.domain.model import ModelKind, ModelName
 from qdrant_model_migration.embedders import builtin, providers
 from qdrant_model_migration.embedders import fastembed_files as files
-from qdrant_model_migration.embedders.base import Embedder, Usable
+from qdrant_model_migration.embedders.base import AnyEmbedder, Embedder, Usable, is_dense
 from qdrant_model_migration.embedders.builtin import HashingEmbedder
 from qdrant_model_migration.embedders.fastembed import load_fastembed
-from qdrant_model_migration.embedders.providers import KEY_VARIABLES, load_provider
-from qdrant_model_migration.errors import MigrationError, ModelNotUsable, NotFound, Refused, SettingsError, Unsupported
-from qdrant_model_migration.settings import ModelSettings, Settings, secret_from_variable
+from qdrant_model_migration.embedders.fastembed_late import load_late_interaction
+from qdrant_model_migration.embedders.fastembed_sparse import load_sparse
+from qdrant_model_migration.embedders.listing import PROVIDERS, list_usable, provider_of
+from qdrant_model_migration.embedders.providers import load_provider
+from qdrant_model_migration.embedders.server_side import BM25_NAMES, Infer, load_server_side
+from qdrant_model_migration.embedders.shortened import ShortenedEmbedder
+from qdrant_model_migration.errors import ModelNotUsable, NotFound, Refused, SettingsError
+from qdrant_model_migration.settings import ModelSettings, Settings
 
-_ALIASES = {"voyage": "voyageai", "gemini": "google"}
-_PROVIDERS = ("fastembed", "builtin", "qdrant", *KEY_VARIABLES)
 _EFFECT = "Nothing was loaded"
 
-# A person who asks which models there are wants a few names to choose from, not all forty.
-_SUGGESTED = (
-    "BAAI/bge-small-en-v1.5",
-    "BAAI/bge-base-en-v1.5",
-    "sentence-transformers/all-MiniLM-L6-v2",
-    "sentence-transformers/paraphrase-multilingual-MiniLM-L12-v2",
-    "intfloat/multilingual-e5-large",
-    "nomic-ai/nomic-embed-text-v1.5-Q",
-    "snowflake/snowflake-arctic-embed-s",
-    "mixedbread-ai/mxbai-embed-large-v1",
-)
+_STRATEGY = {ModelKind.SPARSE: "add_sparse", ModelKind.MULTIVECTOR: "add_multivector"}
+"""Which strategy embeds with a model that is not dense."""
 
 
 class Catalogue:
@@ -40,7 +33,7 @@ class Catalogue:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._loaded: dict[str, Embedder] = {}
+        self._loaded: dict[str, AnyEmbedder] = {}
         self._locks: dict[str, Lock] = {}
 
     def resolve(self, name: str) -> ModelName:
@@ -52,53 +45,88 @@ class Catalogue:
         Raises:
             NotFound: nothing fits; near misses are listed.
             Refused: several models fit, or the name is malformed.
-            Unsupported: a sparse, multivector or server-side model, which this version does not embed with.
         """
         if name.strip() in self._settings.models:
             return ModelName(provider=None, model=name.strip())
         wanted = ModelName.parse(name)
         if wanted.provider is None:
             return self._complete_bare(wanted)
-        provider = _ALIASES.get(wanted.provider.lower(), wanted.provider.lower())
-        if provider not in _PROVIDERS:
+        provider = provider_of(wanted.provider)
+        if provider not in PROVIDERS:
             # A configured name may hold a colon of its own, as Ollama's tags do.
             configured = f"{wanted.provider}:{wanted.model}"
             if configured in self._settings.models:
                 return ModelName(provider=None, model=configured, dimensions=wanted.dimensions)
-            raise NotFound.named("model provider", wanted.provider, _PROVIDERS, _EFFECT)
-        if provider == "qdrant":
-            raise Unsupported(
-                f"{_EFFECT}: {name!r} is embedded by the Qdrant server itself (server-side inference), which is not in this version."
-            )
+            raise NotFound.named("model provider", wanted.provider, PROVIDERS, _EFFECT)
         model = wanted.model
         if provider == "builtin":
             model = HashingEmbedder(model).spec.name.partition(":")[2]
         elif provider == "fastembed":
             model = self._complete_fastembed(model)
+        elif provider == "qdrant" and model.lower() in BM25_NAMES:
+            model = "bm25"
         return wanted.model_copy(update={"provider": provider, "model": model})
 
-    async def load(self, name: str) -> Embedder:
-        """The loaded model of that name; concurrent loads of one model load it once, and a failed load is not remembered.
+    def kind(self, name: ModelName) -> ModelKind:
+        """What a model gives, as far as its name tells: FastEmbed's lists decide, also of what the server computes."""
+        entry = self._entry(name)
+        model = (entry.model or name.model) if entry else name.model
+        provider = self._provider(name)
+        if provider == "qdrant" and model.lower() in BM25_NAMES:
+            return ModelKind.SPARSE
+        found = files.described(model) if provider in ("fastembed", "qdrant") else None
+        return found[0] if found else ModelKind.DENSE
+
+    def is_server_side(self, name: ModelName) -> bool:
+        """Whether the Qdrant server computes its vectors, so that loading it needs a connection."""
+        return self._provider(name) == "qdrant"
+
+    async def load(self, name: str, *, infer: Infer | None = None, place: str = "") -> Embedder:
+        """The loaded dense model of that name.
 
         Raises:
-            NotFound, Refused, Unsupported: as `resolve`.
+            Refused: it is a sparse or a multivector model; or as `resolve`.
+            MigrationError: as `load_any`.
+        """
+        found = await to_thread.run_sync(self.resolve, name)
+        kind = await to_thread.run_sync(self.kind, found)
+        if kind is not ModelKind.DENSE:
+            raise Refused(
+                f"{_EFFECT}: {str(found)!r} is a {kind} model, and a dense one is needed here. It is the strategy {_STRATEGY[kind]!r} that embeds with it."
+            )
+        embedder = await self.load_any(name, infer=infer, place=place)
+        assert is_dense(embedder)
+        return embedder
+
+    async def load_any(self, name: str, *, infer: Infer | None = None, place: str = "") -> AnyEmbedder:
+        """The loaded model of that name; concurrent loads of one model load it once, and a failed load is not remembered.
+
+        Args:
+            name: As a person writes it.
+            infer: How the server of a server-side model is asked.
+            place: Which server that is: its models are another's no more than its collections.
+
+        Raises:
+            NotFound, Refused: as `resolve`; or a server-side model without `infer`, or dimensions behind a model that has none.
             SettingsError: its entry in QDRANT_MIGRATION_MODELS is inconsistent, or the variable of its key is not set.
             ModelNotUsable: it cannot be loaded, or is not what was stated about it.
             TransientEmbedding: its provider is busy or unreachable.
+            Unsupported: a server-side model, and this Qdrant is too old or embedded.
         """
         found = await to_thread.run_sync(self.resolve, name)
-        canonical = str(found)
-        async with self._locks.setdefault(canonical, Lock()):
-            if canonical not in self._loaded:
-                self._loaded[canonical] = await self._load(canonical, found)
-            return self._loaded[canonical]
+        key = f"{found} at {place}" if self.is_server_side(found) else str(found)
+        async with self._locks.setdefault(key, Lock()):
+            if key not in self._loaded:
+                self._loaded[key] = await self._load(found, infer)
+            return self._loaded[key]
 
-    async def usable(self) -> list[Usable]:
-        """Configured models, FastEmbed models that are on this machine or well known, and the built-in one.
+    async def usable(self, kind: ModelKind | None = None) -> list[Usable]:
+        """Configured models, FastEmbed models that are on this machine or well known, the server's BM25 and the built-in ones.
 
-        Loads nothing and asks no network: `is_ready` says what the files and the variables say.
+        Loads nothing and asks no network: `is_ready` says what the files and the variables say. Without `kind`, of every kind.
         """
-        return await to_thread.run_sync(self._usable)
+        found = await to_thread.run_sync(list_usable, self._settings)
+        return [usable for usable in found if kind in (None, usable.kind)]
 
     async def close(self) -> None:
         """Free every model."""
@@ -106,29 +134,62 @@ class Catalogue:
             _, embedder = self._loaded.popitem()
             await embedder.close()
 
-    async def _load(self, canonical: str, name: ModelName) -> Embedder:
-        entry = self._settings.models.get(name.model) if name.provider is None else None
-        provider = name.provider or self._provider(name.model)
+    async def _load(self, name: ModelName, infer: Infer | None) -> AnyEmbedder:
+        canonical, entry, provider = str(name), self._entry(name), self._provider(name)
         model = (entry.model or name.model) if entry else name.model
+        kind = await to_thread.run_sync(self.kind, name)
+        if name.dimensions is not None and (kind is ModelKind.SPARSE or (kind is ModelKind.MULTIVECTOR and provider != "qdrant")):
+            raise Refused(f"{_EFFECT}: {canonical!r} is a {kind} model, whose vectors are not cut. Leave out '@{name.dimensions}'.")
+        if provider == "qdrant":
+            return await self._load_server_side(name, model, kind, infer)
+        if provider in ("fastembed", "builtin") and name.dimensions is not None:
+            return await self._shortened(name, model, name.dimensions)
         if provider == "builtin":
-            return _hashing(canonical, model, name.dimensions or (entry.dimensions if entry else None))
+            return _hashing(canonical, model, entry.dimensions if entry else None)
         if provider == "fastembed":
-            if entry is not None and entry.path is not None:
-                return await load_fastembed(canonical, None, name.dimensions, entry)
-            complete = await to_thread.run_sync(self._complete_fastembed, model)
-            return await load_fastembed(canonical, complete, name.dimensions, entry)
+            return await self._load_fastembed(canonical, model, kind, entry)
         settings = (entry or ModelSettings()).model_copy(update={"provider": provider})
         return await load_provider(canonical, model, name.dimensions, settings)
 
-    def _provider(self, configured: str) -> str:
-        stated = self._settings.models[configured].provider.lower()
-        provider = _ALIASES.get(stated, stated)
-        if provider not in _PROVIDERS or provider == "qdrant":
-            raise SettingsError(
-                f"QDRANT_MIGRATION_MODELS[{configured!r}]: provider {stated!r} is not one of {', '.join(p for p in _PROVIDERS if p != 'qdrant')}. "
-                "An OpenAI-compatible endpoint has provider 'openai' and its base_url."
-            )
-        return provider
+    async def _load_fastembed(self, name: str, model: str, kind: ModelKind, entry: ModelSettings | None) -> AnyEmbedder:
+        if kind is ModelKind.DENSE and entry is not None:
+            meaningless = sorted({"language", "tokenizer"} & entry.model_fields_set)
+            if meaningless:
+                raise SettingsError(f"QDRANT_MIGRATION_MODELS[{name!r}]: {' and '.join(meaningless)} is BM25's alone; remove it.")
+            if entry.path is not None:
+                return await load_fastembed(name, None, entry)
+        complete = await to_thread.run_sync(self._complete_fastembed, model)
+        if kind is ModelKind.DENSE:
+            # A name in short may turn out to be another kind's.
+            described = files.described(complete)
+            kind = described[0] if described else kind
+        if kind is ModelKind.SPARSE:
+            return await load_sparse(name, complete, entry)
+        if kind is ModelKind.MULTIVECTOR:
+            return await load_late_interaction(name, complete, entry)
+        return await load_fastembed(name, complete, entry)
+
+    async def _load_server_side(self, name: ModelName, model: str, kind: ModelKind, infer: Infer | None) -> AnyEmbedder:
+        if infer is None:
+            raise Refused(f"{_EFFECT}: {str(name)!r} is computed by a Qdrant server, and here is none to ask.")
+        entry, dimensions = self._entry(name), name.dimensions
+        if dimensions is None:
+            described = await to_thread.run_sync(files.described, model)
+            dimensions = (entry.dimensions if entry else None) or (getattr(described[1], "dim", None) if described else None)
+        return await load_server_side(str(name), model, kind, dimensions, entry, infer)
+
+    async def _shortened(self, name: ModelName, model: str, dimensions: int) -> Embedder:
+        whole = await self.load(str(name.model_copy(update={"dimensions": None})))
+        return whole if whole.spec.dimensions == dimensions else ShortenedEmbedder(whole, dimensions, model)
+
+    def _entry(self, name: ModelName) -> ModelSettings | None:
+        return self._settings.models.get(name.model) if name.provider is None else None
+
+    def _provider(self, name: ModelName) -> str:
+        """Raises SettingsError where a configured model names one that there is not."""
+        if name.provider is not None:
+            return name.provider
+        return provider_of(self._settings.models[name.model].provider, configured=name.model)
 
     def _complete_bare(self, wanted: ModelName) -> ModelName:
         same = [name for name in self._settings.models if name.lower() == wanted.model.lower()]
@@ -136,89 +197,31 @@ class Catalogue:
             return wanted.model_copy(update={"model": same[0]})
         if builtin.is_builtin(wanted.model):
             return wanted.model_copy(update={"provider": "builtin", "model": HashingEmbedder(wanted.model).spec.name.partition(":")[2]})
+        if wanted.model.lower() == "bm25":
+            raise Refused(
+                f"{_EFFECT}: 'bm25' may be 'qdrant:bm25', which the server computes (1.15.2 or later), or 'fastembed:Qdrant/bm25', which this "
+                "machine does. Name one of them: documents and queries must go through the same."
+            )
         return wanted.model_copy(update={"provider": "fastembed", "model": self._complete_fastembed(wanted.model)})
 
     def _complete_fastembed(self, model: str) -> str:
+        exact = files.described(model)
+        if exact is not None:
+            return exact[1].model
         known = files.dense_models()
-        fitting = matching(model, known)
+        fitting = matching(model, known) or matching(model, {**files.sparse_models(), **files.multivector_models()})
         if len(fitting) == 1:
             return fitting[0]
         if len(fitting) > 1:
             raise Refused(f"{_EFFECT}: {model!r} may be any of {', '.join(repr(name) for name in fitting)}. Name one of them.")
-        others = files.other_models()
-        if other := matching(model, others):
-            kind = others[other[0]]
-            step = "add_sparse" if kind is ModelKind.SPARSE else "add_multivector"
-            raise Unsupported(
-                f"{_EFFECT}: {model!r} is a {kind} model ({other[0]}). The strategy {step!r}, which would embed with it, is not in this version."
-            )
         if Path(model).is_absolute():
             raise NotFound(
                 f"{_EFFECT}: {model!r} looks like a directory. Local models are named in QDRANT_MIGRATION_MODELS, with their 'path'."
             )
-        tails = {name.rpartition("/")[2]: name for name in known}
+        every = {*known, *files.sparse_models(), *files.multivector_models()}
+        tails = {name.rpartition("/")[2] for name in every}
         raise NotFound.named(
-            "model", model, {*known, *tails, *self._settings.models, *(f"openai:{name}" for name in providers.PRICES)}, _EFFECT
-        )
-
-    def _usable(self) -> list[Usable]:
-        known = files.dense_models()
-        found = [self._usable_configured(name, entry) for name, entry in self._settings.models.items()]
-        for name, description in known.items():
-            directory = files.cached_directory(description)
-            if directory is None and name not in _SUGGESTED:
-                continue
-            size = int(description.size_in_GB * 1e9)
-            found.append(
-                Usable(
-                    name=f"fastembed:{name}",
-                    kind=ModelKind.DENSE,
-                    dimensions=description.dim,
-                    max_tokens=files.token_limit(directory) if directory else files.described_token_limit(description),
-                    size_bytes=size,
-                    is_ready=directory is not None,
-                    note=None if directory else f"needs a download of {size / 1e6:,.0f} MB on first use",
-                )
-            )
-        # Without the key they would be noise to those who never use a provider.
-        entry = ModelSettings(provider="openai")
-        if _obstacle("OpenAI", entry) is None:
-            found += [
-                Usable(
-                    name=f"openai:{name}",
-                    kind=ModelKind.DENSE,
-                    is_ready=True,
-                    note=f"texts are sent to OpenAI, USD {price} per million tokens",
-                )
-                for name, price in providers.PRICES.items()
-            ]
-        found += [
-            Usable(name=spec.name, kind=ModelKind.DENSE, dimensions=spec.dimensions, is_ready=True, note=spec.note)
-            for spec in (HashingEmbedder(name).spec for name in builtin.EXAMPLES)
-        ]
-        return sorted(found, key=lambda usable: (not usable.is_ready, usable.name.startswith("builtin:")))
-
-    def _usable_configured(self, name: str, entry: ModelSettings) -> Usable:
-        try:
-            provider = self._provider(name)
-        except SettingsError as error:
-            return Usable(name=name, kind=ModelKind.DENSE, is_ready=False, note=str(error))
-        note: str | None = None
-        if entry.path is not None:
-            path = entry.path.expanduser()
-            note = None if (path / entry.file).is_file() else f"{str(path)!r} has no {entry.file}"
-        elif provider == "fastembed":
-            try:
-                description = files.dense_models()[self._complete_fastembed(entry.model or name)]
-            except MigrationError as error:
-                note = str(error)
-            else:
-                is_cached = files.cached_directory(description) is not None
-                note = None if is_cached else f"needs a download of {description.size_in_GB * 1000:,.0f} MB on first use"
-        elif provider != "builtin":
-            note = _obstacle(name, entry.model_copy(update={"provider": provider}))
-        return Usable(
-            name=name, kind=ModelKind.DENSE, dimensions=entry.dimensions, max_tokens=entry.max_tokens, is_ready=note is None, note=note
+            "model", model, {*every, *tails, *self._settings.models, *(f"openai:{name}" for name in providers.PRICES)}, _EFFECT
         )
 
 
@@ -244,16 +247,3 @@ def _hashing(name: str, model: str, stated: int | None) -> HashingEmbedder:
     if stated not in (None, embedder.spec.dimensions):
         raise ModelNotUsable(f"Model {name!r} is said to have {stated} dimensions, but has {embedder.spec.dimensions}.")
     return embedder
-
-
-def _obstacle(name: str, entry: ModelSettings) -> str | None:
-    """Why a provider's model could not be asked, as far as that shows without asking; None when nothing does."""
-    if find_spec("pydantic_ai") is None or (entry.provider == "openai" and (find_spec("openai") is None or find_spec("tiktoken") is None)):
-        return "needs the installation of qdrant-model-migration[providers]"
-    variable = entry.key_variable or (None if entry.base_url else KEY_VARIABLES[entry.provider])
-    if variable is not None:
-        try:
-            secret_from_variable(variable, name)
-        except SettingsError:
-            return f"needs its key in the variable {variable}"
-    return None

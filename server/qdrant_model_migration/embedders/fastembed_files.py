@@ -9,6 +9,7 @@ import hashlib
 import json
 import re
 import threading
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +19,12 @@ from qdrant_model_migration.errors import ModelNotUsable
 from qdrant_model_migration.settings import ModelSettings
 
 if TYPE_CHECKING:
-    from fastembed.common.model_description import DenseModelDescription
+    from fastembed.common.model_description import BaseModelDescription, DenseModelDescription, SparseModelDescription
+
+    Description = BaseModelDescription
+
+TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
+"""What every ONNX model of text needs beside its graph."""
 
 _REGISTERED_PREFIX = "qdrant-model-migration/"
 _registered: set[str] = set()
@@ -38,15 +44,35 @@ def dense_models() -> dict[str, DenseModelDescription]:
 
 
 @lru_cache(maxsize=1)
-def other_models() -> dict[str, ModelKind]:
-    """Built-in models that are not dense, in lower case: they are told apart from unknown names."""
-    from fastembed import LateInteractionTextEmbedding, SparseTextEmbedding
+def sparse_models() -> dict[str, SparseModelDescription]:
+    """FastEmbed's sparse models by their names."""
+    from fastembed import SparseTextEmbedding
 
-    sparse = {str(entry["model"]).lower(): ModelKind.SPARSE for entry in SparseTextEmbedding.list_supported_models()}
-    return sparse | {str(entry["model"]).lower(): ModelKind.MULTIVECTOR for entry in LateInteractionTextEmbedding.list_supported_models()}
+    # Listed twice by FastEmbed: under its name, and under a misspelling of it that is about to go.
+    found = {d.model: d for d in SparseTextEmbedding._list_supported_models()}
+    return {name: description for name, description in found.items() if name != "prithvida/Splade_PP_en_v1"}
 
 
-def cached_directory(description: DenseModelDescription) -> Path | None:
+@lru_cache(maxsize=1)
+def multivector_models() -> dict[str, DenseModelDescription]:
+    """FastEmbed's late-interaction models by their names."""
+    from fastembed import LateInteractionTextEmbedding
+
+    return {d.model: d for d in LateInteractionTextEmbedding._list_supported_models()}
+
+
+def described(model: str) -> tuple[ModelKind, Description] | None:
+    """Kind and description of the model that FastEmbed calls exactly so, but for case; None when there is none."""
+    kinds: tuple[tuple[ModelKind, Mapping[str, Description]], ...] = (
+        (ModelKind.DENSE, dense_models()),
+        (ModelKind.SPARSE, sparse_models()),
+        (ModelKind.MULTIVECTOR, multivector_models()),
+    )
+    wanted = model.lower()
+    return next(((kind, d) for kind, known in kinds for name, d in known.items() if name.lower() == wanted), None)
+
+
+def cached_directory(description: Description) -> Path | None:
     """Where the model's files lie in FastEmbed's cache (FASTEMBED_CACHE_PATH); None when one of them is missing."""
     from fastembed.common.utils import define_cache_dir
     from huggingface_hub import try_to_load_from_cache
@@ -56,7 +82,9 @@ def cached_directory(description: DenseModelDescription) -> Path | None:
         return None
     cache = define_cache_dir()
     model_file: Path | None = None
-    for name in (*description.additional_files, "tokenizer.json", description.model_file):
+    # BM25 has neither weights nor a tokenizer: the "model file" of its description is an empty JSON.
+    tokenizer = ("tokenizer.json",) if description.model_file.endswith(".onnx") else ()
+    for name in (*description.additional_files, *tokenizer, description.model_file):
         found = try_to_load_from_cache(repository, name, cache_dir=cache)
         if not isinstance(found, str):
             return None
@@ -76,18 +104,18 @@ def token_limit(directory: Path) -> int | None:
     return min(usable, default=None)
 
 
-def described_token_limit(description: DenseModelDescription) -> int | None:
+def described_token_limit(description: Description) -> int | None:
     """The limit that FastEmbed's description states; the published files may truncate earlier (fact 6)."""
     match = re.search(r"(\d+) input tokens truncation", description.description)
     return int(match[1]) if match else None
 
 
-def fingerprint(directory: Path, model_file: str) -> str:
-    """First 16 hex digits of the sha256 of the model file, followed by its external weights where it has any."""
+def fingerprint(directory: Path, model_file: str, *others: str) -> str:
+    """First 16 hex digits of the sha256 of the model file, followed by its external weights and by other files where it has any."""
     path = directory / model_file
     digest = hashlib.sha256()
     # Beyond 2 GB an ONNX graph keeps its weights beside it, under either of these names.
-    for part in (path, Path(f"{path}_data"), Path(f"{path}.data")):
+    for part in (path, Path(f"{path}_data"), Path(f"{path}.data"), *(directory / other for other in others)):
         if part.is_file():
             with part.open("rb") as stream:
                 while chunk := stream.read(1 << 20):
@@ -95,8 +123,8 @@ def fingerprint(directory: Path, model_file: str) -> str:
     return digest.hexdigest()[:16]
 
 
-def check_directory(directory: Path, file: str, model: str) -> None:
-    """Refuse a directory that FastEmbed would fail on late and cryptically.
+def check_directory(directory: Path, needed: Sequence[str], model: str) -> None:
+    """Refuse a directory that FastEmbed would fail on late and cryptically, or load with parts missing.
 
     Raises:
         ModelNotUsable: a file is missing or its JSON is broken.
@@ -105,15 +133,16 @@ def check_directory(directory: Path, file: str, model: str) -> None:
         raise ModelNotUsable(
             f"Model {model!r} was not loaded: its 'path' in QDRANT_MIGRATION_MODELS is not a directory: {str(directory)!r}."
         )
-    missing = [name for name in (file, "tokenizer.json", "tokenizer_config.json") if not (directory / name).is_file()]
+    missing = [name for name in needed if not (directory / name).is_file()]
     if missing:
         raise ModelNotUsable(
             f"Model {model!r} was not loaded: {str(directory)!r} has no {' and no '.join(missing)}. "
             "Export the model with its tokenizer, or name the ONNX file with 'file' in QDRANT_MIGRATION_MODELS."
         )
-    for name in ("tokenizer.json", "tokenizer_config.json"):
+    for name in needed:
         try:
-            json.loads((directory / name).read_text(encoding="utf-8"))
+            if name.endswith(".json"):
+                json.loads((directory / name).read_text(encoding="utf-8"))
         except ValueError:
             raise ModelNotUsable(f"Model {model!r} was not loaded: {name} in {str(directory)!r} is not JSON.") from None
 

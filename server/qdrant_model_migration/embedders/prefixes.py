@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from qdrant_model_migration.settings import ModelSettings
+
 
 @dataclass(frozen=True, kw_only=True)
 class Prefixes:
@@ -54,3 +56,14 @@ def known_prefixes(model: str) -> Prefixes:
         if name.startswith(beginning):
             return prefixes
     return Prefixes()
+
+
+def chosen_prefixes(known: Prefixes, entry: ModelSettings | None) -> Prefixes:
+    """The known prefixes, each replaced by what an entry of QDRANT_MIGRATION_MODELS sets, be it empty."""
+    if entry is None:
+        return known
+    given = entry.model_fields_set
+    return Prefixes(
+        document=entry.document_prefix if "document_prefix" in given else known.document,
+        query=entry.query_prefix if "query_prefix" in given else known.query,
+    )

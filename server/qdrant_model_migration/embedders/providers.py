@@ -40,8 +40,9 @@ _NO_KEY = "none"
 
 KEY_VARIABLES = {"openai": "OPENAI_API_KEY", "cohere": "CO_API_KEY", "voyageai": "VOYAGE_API_KEY", "google": "GOOGLE_API_KEY"}
 
-# USD per million tokens, list price of the standard (not batch) tier, seen 2026-04 to 2026-07; price_per_million overrides.
+# USD per million tokens, list price of the standard (not batch) tier; price_per_million overrides.
 # https://platform.openai.com/docs/pricing, as quoted by tokenmix.ai (2026-04-04) and tokenprice.fyi (2026-07-03).
+PRICES_SEEN = "2026-07-03"
 PRICES = {"text-embedding-3-small": 0.02, "text-embedding-3-large": 0.13, "text-embedding-ada-002": 0.10}
 
 

@@ -7,19 +7,17 @@ texts at fault, which are reported while all others succeed. The bookkeeping is 
 from __future__ import annotations
 
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any, Generic, TypeVar, overload
 
 import anyio
-import numpy as np
-from numpy.typing import NDArray
 
 from qdrant_model_migration.domain.model import Side
-from qdrant_model_migration.embedders.base import Dense, Embedder
+from qdrant_model_migration.embedders.base import AnyEmbedder, Embedder, Multivector, MultivectorEmbedder, Row, SparseEmbedder, SparseVector
 from qdrant_model_migration.errors import BadText, BatchTooLarge, Interrupted, MigrationError, TransientEmbedding
 
-Row = NDArray[np.float32]
-"""Shape (dimensions,)."""
+R = TypeVar("R")
 
 ATTEMPTS = 6
 """Tries of one request. The waits between them add up to about a minute, which outlives a provider's hiccup."""
@@ -59,11 +57,11 @@ def retry_wait_s(attempt: int, retry_after_s: float | None, jitter: float) -> fl
     return backoff * (0.5 + 0.5 * jitter)
 
 
-class Work:
-    """What is still to be embedded, as spans of positions; what was, as rows; what cannot be, as failures."""
+class Work(Generic[R]):
+    """What is still to be embedded, as spans of positions; what was, as rows (vectors of any kind); what cannot be, as failures."""
 
     def __init__(self, count: int, batch_size: int) -> None:
-        self.rows: list[Row | None] = [None] * count
+        self.rows: list[R | None] = [None] * count
         self.failures: list[Failure] = []
         self._spans = [range(start, min(start + batch_size, count)) for start in range(0, count, batch_size)][::-1]
         self._largest: int | None = None
@@ -78,7 +76,7 @@ class Work:
             span = self._spans.pop()
         return span
 
-    def succeeded(self, span: range, vectors: Dense) -> None:
+    def succeeded(self, span: range, vectors: Iterable[R]) -> None:
         for position, row in zip(span, vectors, strict=True):
             self.rows[position] = row
 
@@ -106,20 +104,68 @@ class Work:
         self._spans += [span[start : start + size] for start in range(0, len(span), size)][::-1]
 
 
+@overload
 async def embed_resilient(
     embedder: Embedder,
     texts: Sequence[str],
     side: Side,
     *,
     should_stop: Callable[[], bool],
+    sleep: Callable[[float], Awaitable[None]] = ...,
+    jitter: Callable[[], float] = ...,
+) -> tuple[list[Row | None], list[Failure]]: ...
+
+
+@overload
+async def embed_resilient(
+    embedder: SparseEmbedder,
+    texts: Sequence[str],
+    side: Side,
+    *,
+    should_stop: Callable[[], bool],
+    sleep: Callable[[float], Awaitable[None]] = ...,
+    jitter: Callable[[], float] = ...,
+) -> tuple[list[SparseVector | None], list[Failure]]: ...
+
+
+@overload
+async def embed_resilient(
+    embedder: MultivectorEmbedder,
+    texts: Sequence[str],
+    side: Side,
+    *,
+    should_stop: Callable[[], bool],
+    sleep: Callable[[float], Awaitable[None]] = ...,
+    jitter: Callable[[], float] = ...,
+) -> tuple[list[Multivector | None], list[Failure]]: ...
+
+
+@overload
+async def embed_resilient(
+    embedder: AnyEmbedder,
+    texts: Sequence[str],
+    side: Side,
+    *,
+    should_stop: Callable[[], bool],
+    sleep: Callable[[float], Awaitable[None]] = ...,
+    jitter: Callable[[], float] = ...,
+) -> tuple[list[Any | None], list[Failure]]: ...
+
+
+async def embed_resilient(
+    embedder: AnyEmbedder,
+    texts: Sequence[str],
+    side: Side,
+    *,
+    should_stop: Callable[[], bool],
     sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
     jitter: Callable[[], float] = random.random,
-) -> tuple[list[Row | None], list[Failure]]:
+) -> tuple[list[Any], list[Failure]]:
     """Embed every text that can be embedded; each distinct text once.
 
     Returns:
-        One row of shape (dimensions,) a text, None where it failed; and the failures, ordered by index. Equal texts share
-        one array: do not write into it.
+        One vector a text, None where it failed: an array of shape (dimensions,), a SparseVector, or an array of shape
+        (tokens, dimensions); and the failures, ordered by index. Equal texts share one vector: do not write into it.
 
     Raises:
         TransientEmbedding: the provider went on failing after the bounded tries, or asks for a wait of minutes.
@@ -127,7 +173,7 @@ async def embed_resilient(
         Interrupted: `should_stop` became true; what was embedded in this call is lost, nothing was written.
     """
     distinct = list(dict.fromkeys(texts))
-    work = Work(len(distinct), embedder.batch_size)
+    work: Work[Any] = Work(len(distinct), embedder.batch_size)
     failed: list[MigrationError] = []
     stopped = False
 
@@ -161,8 +207,8 @@ async def embed_resilient(
 
 
 async def _work_off(
-    work: Work,
-    embedder: Embedder,
+    work: Work[Any],
+    embedder: AnyEmbedder,
     texts: Sequence[str],
     side: Side,
     sleep: Callable[[float], Awaitable[None]],
@@ -191,11 +237,11 @@ async def _work_off(
         span = work.next_span()
 
 
-def _spread(work: Work, distinct: Sequence[str], texts: Sequence[str]) -> tuple[list[Row | None], list[Failure]]:
+def _spread(work: Work[R], distinct: Sequence[str], texts: Sequence[str]) -> tuple[list[R | None], list[Failure]]:
     """From distinct texts back to all texts: every copy of a poison text is a failure of its own."""
     position = {text: i for i, text in enumerate(distinct)}
     reasons = {failure.index: failure.reason for failure in work.failures}
-    rows: list[Row | None] = []
+    rows: list[R | None] = []
     failures: list[Failure] = []
     for index, text in enumerate(texts):
         at = position[text]

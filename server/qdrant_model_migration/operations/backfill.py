@@ -9,7 +9,8 @@ from anyio import to_thread
 from qdrant_model_migration.domain.migration import EventRecord, Migration, Pace, Phase
 from qdrant_model_migration.errors import Refused, Unsupported
 from qdrant_model_migration.operations.context import OperationContext, now
-from qdrant_model_migration.operations.status import find_migration, read_status
+from qdrant_model_migration.operations.finding import find_migration
+from qdrant_model_migration.operations.status import read_status
 from qdrant_model_migration.results import StatusResult
 
 
@@ -46,7 +47,8 @@ async def start_backfill(
         max_cost_usd=max_cost_usd,
     )
     # Loading the model is the driver's first act: it may take longer than this call has, and a failure is told by the status.
-    await to_thread.run_sync(context.catalogue.resolve, migration.model.name)
+    if migration.model is not None:
+        await to_thread.run_sync(context.catalogue.resolve, migration.model.name)
     await ledger.save_pace(migration.id, pace)
     had_error = migration.error
     migration = await ledger.change(migration.id, _started)
@@ -57,7 +59,12 @@ async def start_backfill(
 
 
 def _started(migration: Migration) -> Migration:
-    return migration.model_copy(update={"phase": migration.after("started"), "error": None})
+    """A field that is filled after the copy is begun with the call that finds the copy done."""
+    phase = migration.after("started")
+    begins = migration.is_fill_due and migration.phase in (Phase.BACKFILLED, Phase.VERIFIED, Phase.CUT_OVER)
+    if begins and migration.is_serving_source:
+        phase = Phase.BACKFILLING
+    return migration.model_copy(update={"phase": phase, "error": None, "is_filling": migration.is_filling or begins})
 
 
 async def control_backfill(
@@ -94,7 +101,7 @@ async def control_backfill(
     pace = _paced(pace, **given)
     await ledger.save_pace(migration.id, pace)
     await ledger.add_event(migration.id, EventRecord(at=now(), event=action, text=_described(pace)))
-    if action != "pause" and migration.phase in (Phase.BACKFILLING, Phase.BACKFILLED) and not migration.error:
+    if action != "pause" and migration.phase in (Phase.BACKFILLING, Phase.BACKFILLED, Phase.CUT_OVER) and not migration.error:
         await context.ensure_driver(migration)
     return await read_status(context, ledger, migration)
 

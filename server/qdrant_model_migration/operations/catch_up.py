@@ -7,6 +7,7 @@ filter can say so; and the source is read again after it, so that a point delete
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 
 import anyio
 
@@ -27,9 +28,9 @@ StillDue = Callable[[Sequence[Difference]], Awaitable[set[PointId]]]
 """Which of the differences may still be written; for a target that serves already."""
 
 
-async def catch_up_pass(work: Work, *, checks_embedded: bool = False) -> tuple[Lag, Repaired]:
+async def catch_up_pass(work: Work, *, checks_made: bool = False) -> tuple[Lag, Repaired]:
     """One pass over both sides. The lag is what was found, the other what was put right."""
-    expected = await expectation(work, checks_embedded=checks_embedded)
+    expected = await expectation(work, checks_made=checks_made)
     tally, repaired = Tally(), Repaired()
     pending: list[Difference] = []
     async for difference in differences(work, expected, tally):
@@ -75,9 +76,15 @@ async def insert_missing(
         made.points = [p for p in made.points if p.id in due]
     await insert_points(work, made.points)
     await account(work, made.failed)
-    await work.ledger.remove_failed(work.id, [tag(p.id) for p in made.points if work.embed_field in p.vectors])
+    await _forget_accounted(work, made.points)
     if follows_deletes:
         await _remove_if_deleted(work, made.points)
+
+
+async def _forget_accounted(work: Work, written: Sequence[Point]) -> None:
+    """Points that have their made vector now are no longer accounted for."""
+    if work.made is not None:
+        await work.ledger.remove_failed(work.id, [tag(p.id) for p in written if work.made.field in p.vectors])
 
 
 async def _remove_if_deleted(work: Work, written: Sequence[Point]) -> None:
@@ -97,24 +104,26 @@ async def rewrite(work: Work, found: Sequence[Difference], still_due: StillDue |
     """
     if not found:
         return
-    held = await work.target.points.retrieve(work.migration.target.collection, [d.id for d in found], vectors=[work.embed_field])
+    # What is made of vectors is made anew; a vector of a text is kept where the text is still the same.
+    field = work.made.field if work.made is not None and not work.made.is_derived else None
+    held = await _held(work, found, field)
     keep: dict[str, Point] = {}
     anew: list[Point] = []
     for difference in found:
         source, target = difference.source, difference.target
         assert source is not None
         assert target is not None
-        vector = held[difference.id].vectors.get(work.embed_field) if difference.id in held else None
-        is_same_text = work.text.extract(source.payload) == work.text.extract(target.payload)
-        if difference.kind is Kind.CHANGED and is_same_text and vector is not None:
+        vector = held[difference.id].vectors.get(field) if field is not None and difference.id in held else None
+        is_same_text = work.texts.of(source) == work.texts.of(target)
+        if difference.kind is Kind.CHANGED and is_same_text and vector is not None and field is not None:
             copied = {new: source.vectors[old] for old, new in work.copied.items() if old in source.vectors}
-            keep[tag(source.id)] = Point(id=source.id, payload=source.payload, vectors={**copied, work.embed_field: vector})
+            keep[tag(source.id)] = replace(source, vectors={**copied, field: vector}, derived=None)
         else:
             anew.append(source)
     made = await make_points(work, anew, is_stopping=lambda: False)
     await account(work, made.failed)
     ready = {**keep, **{tag(p.id): p for p in made.points}}
-    await work.ledger.remove_failed(work.id, [tag(p.id) for p in made.points if work.embed_field in p.vectors])
+    await _forget_accounted(work, made.points)
     due = await still_due(found) if still_due is not None else {d.id for d in found}
     failures: list[MigrationError] = []
     gate = anyio.CapacityLimiter(CONCURRENT_WRITES)
@@ -144,6 +153,12 @@ async def rewrite(work: Work, found: Sequence[Difference], still_due: StillDue |
             # It lost its text, and the policy is to skip such points.
             work.check()
             await work.target.points.delete_if(work.migration.target.collection, difference.id, observed=difference.target.payload)
+
+
+async def _held(work: Work, found: Sequence[Difference], field: str | None) -> dict[PointId, Point]:
+    if field is None:
+        return {}
+    return await work.target.points.retrieve(work.migration.target.collection, [d.id for d in found], vectors=[field])
 
 
 async def delete_extra(work: Work, found: Sequence[Difference]) -> None:

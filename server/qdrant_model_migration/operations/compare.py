@@ -64,16 +64,16 @@ async def compare_migration(
         chosen = await generated(sources, source, text, seed)
     else:
         chosen = await with_points(sources, source, raw, origin, id_field)
-    old_model, new_model = await context.catalogue.load(old), await context.catalogue.load(migration.model.name)
-    if new_model.spec.fingerprint != migration.model.fingerprint or new_model.spec.dimensions != migration.model.dimensions:
+    old_model, new_model = await context.catalogue.load(old), await context.catalogue.load(migration.spec.name)
+    if new_model.spec.fingerprint != migration.spec.fingerprint or new_model.spec.dimensions != migration.spec.dimensions:
         raise ModelNotUsable(
-            f"Nothing was compared: model {migration.model.name!r} on this machine is not the one that migration {migration.id} was planned with "
-            f"(fingerprint {new_model.spec.fingerprint} instead of {migration.model.fingerprint})."
+            f"Nothing was compared: model {migration.spec.name!r} on this machine is not the one that migration {migration.id} was planned with "
+            f"(fingerprint {new_model.spec.fingerprint} instead of {migration.spec.fingerprint})."
         )
     labels = _labels([old_model.spec.name, new_model.spec.name])
     sides = [
-        SearchedSide(label=labels[0], embedder=old_model, gateway=sources, collection=source, field=migration.embed.source_field or ""),
-        SearchedSide(label=labels[1], embedder=new_model, gateway=targets, collection=target, field=migration.embed.field),
+        SearchedSide(label=labels[0], embedder=old_model, gateway=sources, collection=source, field=migration.dense_field or ""),
+        SearchedSide(label=labels[1], embedder=new_model, gateway=targets, collection=target, field=migration.making.field),
     ]
     runs: list[Run] = []
     vectors: list[dict[str, list[float]]] = []

@@ -6,20 +6,35 @@ from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from types import TracebackType
+from typing import TypedDict
 
 import anyio
 from anyio.abc import TaskGroup
 
 from qdrant_model_migration.domain.migration import Migration
-from qdrant_model_migration.embedders.base import Embedder
+from qdrant_model_migration.domain.texts_file import TextsFile
+from qdrant_model_migration.embedders.base import AnyEmbedder, Embedder, is_dense
 from qdrant_model_migration.embedders.catalogue import Catalogue
+from qdrant_model_migration.embedders.server_side import Infer
 from qdrant_model_migration.errors import Refused
+from qdrant_model_migration.operations.texts_file import FileTexts
+from qdrant_model_migration.operations.texts_files import TextsFiles
 from qdrant_model_migration.qdrant.gateway import Gateway
+from qdrant_model_migration.qdrant.inference import ServerInference
 from qdrant_model_migration.qdrant.ledger import Ledger
 from qdrant_model_migration.settings import Settings
 
 EnsureDriver = Callable[[Migration], Awaitable[None]]
 """Sees to it that somebody works the migration's recorded operations."""
+
+
+_Load = Callable[[], Awaitable[AnyEmbedder]]
+_Key = tuple[str, str | None, bool]
+
+
+class _Server(TypedDict, total=False):
+    infer: Infer
+    place: str
 
 
 async def _nobody(migration: Migration) -> None:
@@ -37,7 +52,8 @@ class OperationContext:
         self.ensure_driver = ensure_driver
         self._patience_s = patience_s
         self._model_wait_s = model_wait_s
-        self._loading: dict[str, _Loading] = {}
+        self._texts_files = TextsFiles(settings, model_wait_s)
+        self._loading: dict[_Key, _Loading] = {}
         self._gateways: dict[str, Gateway] = {}
         self._opening = anyio.Lock()
         self._exit = AsyncExitStack()
@@ -54,6 +70,7 @@ class OperationContext:
         return self._background
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._texts_files.close()
         self.background.cancel_scope.cancel()
         await self._exit.aclose()
         with anyio.CancelScope(shield=True):
@@ -79,19 +96,47 @@ class OperationContext:
         """The ledger kept beside the targets of a connection; not created by asking for it."""
         return Ledger(await self.gateway(connection), self.settings.ledger)
 
-    async def model(self, name: str) -> Embedder:
-        """A loaded model, within the time a call has; a download that takes longer goes on in the background.
+    async def model(self, name: str, connection: str | None = None) -> Embedder:
+        """A loaded dense model, within the time a call has; a download that takes longer goes on in the background.
+
+        Args:
+            name: As a person writes it.
+            connection: Whose server a server-side model (`qdrant:…`) is computed by.
 
         Raises:
-            Refused: it is still being loaded; the same call later finds it.
+            Refused: it is still being loaded (the same call later finds it), or it is a sparse or multivector model.
             MigrationError: as `Catalogue.load`.
         """
+
+        async def load() -> AnyEmbedder:
+            return await self.catalogue.load(name, **await self._server(name, connection))
+
+        found = await self._within_time(name, (name, connection, True), load)
+        assert is_dense(found)
+        return found
+
+    async def any_model(self, name: str, connection: str | None = None) -> AnyEmbedder:
+        """As `model`, of whichever kind: `spec.kind` tells, and `is_dense`, `is_sparse`, `is_multivector` of embedders/base.py narrow it."""
+
+        async def load() -> AnyEmbedder:
+            return await self.catalogue.load_any(name, **await self._server(name, connection))
+
+        return await self._within_time(name, (name, connection, False), load)
+
+    async def _server(self, name: str, connection: str | None) -> _Server:
+        """What `Catalogue.load_any` needs of a server; the connection is opened only for a model that is computed there."""
+        resolved = await anyio.to_thread.run_sync(self.catalogue.resolve, name)
+        if not self.catalogue.is_server_side(resolved):
+            return {}
+        return {"infer": ServerInference(await self.gateway(connection)), "place": self.settings.connection(connection).name}
+
+    async def _within_time(self, name: str, key: _Key, load: _Load) -> AnyEmbedder:
         if self._model_wait_s is None:
-            return await self.catalogue.load(name)
-        loading = self._loading.get(name)
+            return await load()
+        loading = self._loading.get(key)
         if loading is None:
-            loading = self._loading[name] = _Loading()
-            self.background.start_soon(loading.run, self.catalogue, name)
+            loading = self._loading[key] = _Loading()
+            self.background.start_soon(loading.run, load)
         with anyio.move_on_after(self._model_wait_s):
             await loading.is_over.wait()
         if not loading.is_over.is_set():
@@ -99,8 +144,24 @@ class OperationContext:
                 f"Nothing was changed: model {name!r} is still being loaded or downloaded after {self._model_wait_s:.0f} s. That goes on in the "
                 "background; make the same call again in a minute."
             )
-        self._loading.pop(name, None)
+        self._loading.pop(key, None)
         return loading.outcome()
+
+    async def texts_file(self, name: str, text_field: str | None = None) -> FileTexts:
+        """A texts file named in an argument, checked and indexed (`.recorded` says what it is); held until this context ends.
+
+        Raises:
+            Refused: what is wrong with it; or it is still being read after the time a call has, and the same call later finds it ready.
+        """
+        return await self._texts_files.read(self.background, name, text_field)
+
+    async def recorded_texts(self, recorded: TextsFile) -> FileTexts:
+        """The texts file that a migration recorded; held until this context ends.
+
+        Raises:
+            Refused: as `texts_file`; or the bytes are not the recorded ones.
+        """
+        return await self._texts_files.open(self.background, recorded)
 
     def notice(self, connection: str | None = None) -> str:
         """How a summary begins when the embedded database serves because nothing else was set."""
@@ -115,18 +176,18 @@ class _Loading:
 
     def __init__(self) -> None:
         self.is_over = anyio.Event()
-        self._loaded: Embedder | None = None
+        self._loaded: AnyEmbedder | None = None
         self._failure: Exception | None = None
 
-    async def run(self, catalogue: Catalogue, name: str) -> None:
+    async def run(self, load: _Load) -> None:
         try:
-            self._loaded = await catalogue.load(name)
+            self._loaded = await load()
         except Exception as error:  # noqa: BLE001 - raised again for the caller; here it would end the server's task group
             self._failure = error
         finally:
             self.is_over.set()
 
-    def outcome(self) -> Embedder:
+    def outcome(self) -> AnyEmbedder:
         if self._failure is not None:
             raise self._failure
         if self._loaded is None:

@@ -6,37 +6,42 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 
 import anyio
 
+from qdrant_model_migration.domain.collection import fields_of
 from qdrant_model_migration.domain.points import Point, PointId, order_key
 from qdrant_model_migration.domain.verification import Difference, Expectation, Tally, is_accounted, judge
 from qdrant_model_migration.operations.work import Work
 from qdrant_model_migration.qdrant.gateway import Gateway
 
 
-async def expectation(work: Work, *, checks_embedded: bool) -> Expectation:
-    """The recipes of the migration, with the points that are accounted for."""
+async def expectation(work: Work, *, checks_made: bool) -> Expectation:
+    """The recipes of the migration, with the points that are accounted for. A field that is filled later is not judged before."""
     migration = work.migration
+    # Of vectors made from vectors the source's own edits show only so.
+    is_derived = work.made is not None and work.made.is_derived
+    field = next((f for f in fields_of(migration.create) if work.made is not None and f.name == work.made.field), None)
     return Expectation(
-        text=work.text,
-        embed_field=work.embed_field,
-        embed_size=migration.model.dimensions or 0,
+        texts=work.texts,
+        made=work.made if work.makes_now else None,
         copied=work.copied,
-        skips_textless=migration.on_missing_text == "skip",
+        skips_textless=migration.on_missing_text == "skip" and work.makes_now,
         accounted={f.point_id: f.is_stored for f in await work.ledger.failed(work.id)},
-        checks_embedded=checks_embedded,
+        checks_made=(checks_made or is_derived) and work.makes_now,
+        distance=(field.distance if field else None) or "Cosine",
+        datatype=field.datatype if field else "float32",
     )
 
 
 async def differences(work: Work, expected: Expectation, tally: Tally) -> AsyncIterator[Difference]:
     """Every difference in id order; `tally` counts the points of both sides on the way. Memory does not grow with the collection."""
-    left = _points(work.source, work.migration.source.collection, list(expected.copied), work.page)
-    right = _points(work.target, work.migration.target.collection, _target_fields(expected), work.page)
+    left = scan(work, work.source, work.migration.source.collection, work.read_fields, derives=expected.checks_made)
+    right = scan(work, work.target, work.migration.target.collection, _target_fields(expected))
     a, b = await anext(left, None), await anext(right, None)
     while a is not None or b is not None:
         order = _order(a, b)
         source, target = (a if order <= 0 else None), (b if order >= 0 else None)
         if source is not None:
             tally.source_points += 1
-            tally.accounted += is_accounted(source, target, expected) if expected.checks_embedded or target is None else 0
+            tally.accounted += is_accounted(source, target, expected) if expected.checks_made or target is None else 0
             a = await anext(left, None)
         if target is not None:
             tally.target_points += 1
@@ -53,7 +58,9 @@ async def look_again(work: Work, expected: Expectation, ids: Iterable[PointId]) 
     wanted = list(ids)
     for start in range(0, len(wanted), work.page):
         page = wanted[start : start + work.page]
-        sources = await work.source.points.retrieve(work.migration.source.collection, page, vectors=list(expected.copied))
+        sources = await work.source.points.retrieve(work.migration.source.collection, page, vectors=work.read_fields)
+        if expected.checks_made:
+            sources = {p.id: p for p in work.derived(list(sources.values()))}
         targets = await work.target.points.retrieve(work.migration.target.collection, page, vectors=_target_fields(expected))
         for point_id in page:
             source, target = sources.get(point_id), targets.get(point_id)
@@ -73,7 +80,7 @@ async def confirmed(work: Work, expected: Expectation, first: Sequence[Differenc
 
 def _target_fields(expected: Expectation) -> list[str]:
     fields = list(expected.copied.values())
-    return [*fields, expected.embed_field] if expected.checks_embedded else fields
+    return [*fields, expected.field] if expected.checks_made and expected.made is not None else fields
 
 
 def _order(a: Point | None, b: Point | None) -> int:
@@ -84,11 +91,12 @@ def _order(a: Point | None, b: Point | None) -> int:
     return (x > y) - (x < y)
 
 
-async def _points(gateway: Gateway, collection: str, vectors: Sequence[str], page: int) -> AsyncIterator[Point]:
+async def scan(work: Work, gateway: Gateway, collection: str, vectors: Sequence[str], *, derives: bool = False) -> AsyncIterator[Point]:
+    """Every point in id order; with what the recipe makes of its vectors where `derives`."""
     offset: PointId | None = None
     while True:
-        points, offset = await gateway.points.scroll(collection, offset=offset, limit=page, vectors=vectors)
-        for point in points:
+        points, offset = await gateway.points.scroll(collection, offset=offset, limit=work.page, vectors=vectors)
+        for point in work.derived(points) if derives else points:
             yield point
         if offset is None:
             return

@@ -13,29 +13,41 @@ from qdrant_model_migration.domain.collection import METADATA_KEY
 from qdrant_model_migration.domain.migration import Migration, Phase
 from qdrant_model_migration.errors import Refused
 from qdrant_model_migration.operations.context import OperationContext
+from qdrant_model_migration.operations.finish_fields import (
+    Action,
+    carry_out_in_place,
+    check_filled,
+    in_place_facts,
+    old_field_of,
+    old_field_plan,
+    remove_old_field,
+)
 from qdrant_model_migration.operations.plans import issue_plan, redeem
 from qdrant_model_migration.operations.sweep import has_numbers, mark_quiet, sweep
 from qdrant_model_migration.operations.work import Work
 from qdrant_model_migration.qdrant.gateway import Gateway
-from qdrant_model_migration.qdrant.ledger import Ledger
 from qdrant_model_migration.results import FinishOutcome, FinishPlan
 
-Action = Literal["keep_old", "delete_old", "discard_new"]
 WATCH_S = 2.0
 """How long a collection is watched for writes before it is deleted."""
 
 
-async def _facts(gateway: Gateway, ledger: Ledger, migration: Migration, action: Action, *, snapshot_first: bool) -> FinishPlan:
+async def _facts(context: OperationContext, migration: Migration, action: Action, *, snapshot_first: bool) -> FinishPlan:
     """The plan without its code.
 
     Raises:
-        Refused: the phase does not allow it, or an alias points to what would be deleted.
+        Refused: the phase does not allow it, an alias points to what would be deleted, or there is nothing of that kind to delete.
     """
     migration.check_allows(f"finish_migration:{action}")
+    if migration.is_in_place:
+        return await in_place_facts(context, migration, action, snapshot_first=snapshot_first)
+    sources, targets = await context.gateway(migration.source.connection), await context.gateway(migration.target.connection)
+    ledger = await context.ledger(migration.target.connection)
     source, target = migration.source.collection, migration.target.collection
-    doomed = {"keep_old": None, "delete_old": source, "discard_new": target}[action]
-    collections = await gateway.collections()
-    if action == "discard_new" and target in collections and not await _is_ours(gateway, migration):
+    has_source, has_target = await sources.exists(source), await targets.exists(target)
+    # Whose server, and which collection there.
+    gateway, doomed = {"keep_old": (sources, None), "delete_old": (sources, source), "discard_new": (targets, target)}[action]
+    if action == "discard_new" and has_target and not await _is_ours(targets, migration):
         # Planned, never created by us: somebody else has the name now.
         doomed = None
     for other in await ledger.migrations() if doomed is not None else []:
@@ -43,17 +55,21 @@ async def _facts(gateway: Gateway, ledger: Ledger, migration: Migration, action:
             raise Refused(
                 f"Nothing was deleted: {doomed!r} belongs to the open migration {other.id} as well. Finish or discard that one first."
             )
-    aliases = await gateway.aliases()
-    counts = {name: await gateway.points.count(name) for name in (source, target) if name in collections}
-    pointing = sorted(alias for alias, collection in aliases.items() if collection == doomed)
+    counts = {source: await sources.points.count(source)} if has_source else {}
+    counts |= {target: await targets.points.count(target)} if has_target else {}
+    pointing = sorted(alias for alias, collection in (await gateway.aliases()).items() if collection == doomed)
     if pointing:
         raise Refused(
             f"Nothing was deleted: alias {', '.join(map(repr, pointing))} points to {doomed!r}, and deleting a collection drops its aliases. "
             "Move or remove the alias first."
         )
-    deletes = [f"collection {doomed!r} ({counts.get(doomed, 0):,} points)"] if doomed in collections else []
+    if action == "delete_old":
+        await check_filled(context, migration)
+    is_there = {None: False, source: has_source, target: has_target}[doomed]
+    deletes = [f"collection {doomed!r} ({counts.get(doomed or '', 0):,} points)"] if is_there else []
     keeps = [f"collection {name!r} ({counts[name]:,} points)" for name in (source, target) if name in counts and name != doomed]
-    keeps += [f"alias {alias!r} -> {collection!r}" for alias, collection in sorted(aliases.items()) if collection in (source, target)]
+    for one in (sources, targets) if migration.is_across_servers else (targets,):
+        keeps += [f"alias {alias!r} -> {name!r}" for alias, name in sorted((await one.aliases()).items()) if name in (source, target)]
     keeps.append(f"the records of migration {migration.id} in {ledger.collection!r}")
     warnings = []
     undo = "A migration that ended with the old collection kept loses nothing: the alias can be pointed back by hand."
@@ -68,10 +84,13 @@ async def _facts(gateway: Gateway, ledger: Ledger, migration: Migration, action:
             warnings.append(
                 f"No snapshot is made first: {'the embedded database has none' if gateway.connection.is_embedded else 'snapshot_first=false'}."
             )
-    if action == "delete_old" and source in collections and not has_numbers(await gateway.describe(source)):
+    if action == "delete_old" and has_source and not has_numbers(await sources.describe(source)):
         warnings.append(
             f"{source!r} has several shards: writes that reached it after the swap cannot be told from older ones and would be deleted with it."
         )
+    if action == "delete_old" and has_target and (old := old_field_of(migration)) is not None:
+        listed, kept, told = await old_field_plan(targets, migration, old)
+        deletes, keeps, warnings = [*deletes, *listed], [*kept, *keeps], [*warnings, *told]
     return FinishPlan(code="", action=action, deletes=deletes, keeps=keeps, counts=counts, warnings=warnings, undo=undo, expires_at="")
 
 
@@ -99,9 +118,10 @@ def _digest(plan: FinishPlan, migration: Migration, *, snapshot_first: bool) -> 
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
-async def plan_finish(gateway: Gateway, ledger: Ledger, migration: Migration, action: Action, *, snapshot_first: bool) -> FinishPlan:
+async def plan_finish(context: OperationContext, migration: Migration, action: Action, *, snapshot_first: bool) -> FinishPlan:
     """Make and keep a plan; changes nothing."""
-    plan = await _facts(gateway, ledger, migration, action, snapshot_first=snapshot_first)
+    plan = await _facts(context, migration, action, snapshot_first=snapshot_first)
+    ledger = await context.ledger(migration.target.connection)
     digest = _digest(plan, migration, snapshot_first=snapshot_first)
     name = migration.target.collection if action == "discard_new" else migration.source.collection
     arguments = {"action": action, "snapshot_first": snapshot_first}
@@ -116,8 +136,8 @@ async def why_void(context: OperationContext, migration: Migration, action: Acti
     Raises:
         Refused: it was never issued, or the action is not possible now.
     """
-    gateway, ledger = await context.gateway(migration.target.connection), await context.ledger(migration.target.connection)
-    plan = await _facts(gateway, ledger, migration, action, snapshot_first=snapshot_first)
+    ledger = await context.ledger(migration.target.connection)
+    plan = await _facts(context, migration, action, snapshot_first=snapshot_first)
     return await redeem(ledger, migration.id, code, "finish", _digest(plan, migration, snapshot_first=snapshot_first))
 
 
@@ -139,35 +159,46 @@ async def finish(work: Work, *, action: Action, snapshot_first: bool, code: str)
         if void is not None:
             raise Refused(f"Nothing was changed: {void}.")
     if (
-        migration.phase in (Phase.CUT_OVER, Phase.FINISHED)
+        not migration.is_in_place
+        and migration.phase in (Phase.CUT_OVER, Phase.FINISHED)
         and migration.cutover is not None
         and await work.source.exists(migration.source.collection)
     ):
         await _carry_over_late_writes(work, refuses=action == "delete_old")
     await work.change(lambda m: m.model_copy(update={"intent": intent}))
     await work.ledger.use_plan(work.id, code)
-    plan = await _facts(work.target, work.ledger, migration, action, snapshot_first=snapshot_first)
+    plan = await _facts(work.context, migration, action, snapshot_first=snapshot_first)
+    if migration.is_in_place:
+        return await _ended(work, action, code, plan, *await carry_out_in_place(work, action, snapshot_first=snapshot_first))
+    gateway = work.source if action == "delete_old" else work.target
     doomed = {"keep_old": None, "delete_old": migration.source.collection, "discard_new": migration.target.collection}[action]
-    if not plan.deletes and (not is_resumed or await work.target.exists(doomed or "")):
+    if not plan.deletes and (not is_resumed or await gateway.exists(doomed or "")):
         # Nothing of ours to delete: somebody else may have the name.
         doomed = None
     snapshot: str | None = None
     deleted: list[str] = []
-    if doomed is not None and is_resumed and not await work.target.exists(doomed):
+    if doomed is not None and is_resumed and not await gateway.exists(doomed):
         snapshot = next((e.text for e in reversed(await work.ledger.events(work.id)) if e.event == "snapshot"), None)
         deleted.append(doomed)
-    elif doomed is not None and await work.target.exists(doomed):
+    elif doomed is not None and await gateway.exists(doomed):
         if snapshot_first:
             work.progress.stage = f"snapshot of {doomed}"
-            snapshot = await work.target.snapshot(doomed)
+            snapshot = await gateway.snapshot(doomed)
             if snapshot is not None:
                 await work.record("snapshot", snapshot)
         if action == "delete_old":
             # A snapshot may take hours; what was written meanwhile is not in it.
             await _refuse_if_written(work)
         work.check()
-        await work.target.delete_collection(doomed)
+        await gateway.delete_collection(doomed)
         deleted.append(doomed)
+    if action == "delete_old" and (old := old_field_of(migration)) is not None:
+        deleted += await remove_old_field(work, old)
+    return await _ended(work, action, code, plan, deleted, snapshot)
+
+
+async def _ended(work: Work, action: Action, code: str, plan: FinishPlan, deleted: list[str], snapshot: str | None) -> FinishOutcome:
+    """Record how the migration ended."""
     event: Literal["discarded", "finished"] = "discarded" if action == "discard_new" else "finished"
     outcome = FinishOutcome(deleted=deleted, kept=plan.keeps, snapshot=snapshot)
     outcomes = {**work.migration.outcomes, code: outcome.model_dump(mode="json")}

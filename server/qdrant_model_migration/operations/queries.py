@@ -23,7 +23,7 @@ from qdrant_model_migration.domain.queries import (
     stated_point_id,
     title_of,
 )
-from qdrant_model_migration.domain.texts import TextSource, read_path
+from qdrant_model_migration.domain.texts import Texts, read_path
 from qdrant_model_migration.errors import Refused
 from qdrant_model_migration.qdrant.gateway import Gateway
 from qdrant_model_migration.settings import Settings
@@ -186,7 +186,7 @@ async def _as_values(
     return (best, found[best]) if found[best] else (None, {})
 
 
-async def generated(gateway: Gateway, collection: Collection, text: TextSource, seed: int, count: int = GENERATED) -> QuerySet:
+async def generated(gateway: Gateway, collection: Collection, text: Texts, seed: int, count: int = GENERATED) -> QuerySet:
     """Known-item queries made from a sample of the collection.
 
     Raises:
@@ -197,7 +197,7 @@ async def generated(gateway: Gateway, collection: Collection, text: TextSource, 
 
 
 async def sampled(
-    gateway: Gateway, collection: Collection, text: TextSource, size: int, seed: int, required: Sequence[PointId] = ()
+    gateway: Gateway, collection: Collection, text: Texts, size: int, seed: int, required: Sequence[PointId] = ()
 ) -> tuple[list[Document], list[str]]:
     """Documents drawn at random, the required ones first; and notes on what was left out.
 
@@ -209,7 +209,7 @@ async def sampled(
     async for points in _drawn(gateway, collection, size, seed, required):
         for point in points:
             seen += 1
-            found = text.extract(point.payload)
+            found = text.of(point)
             if found is None:
                 textless += 1
                 continue

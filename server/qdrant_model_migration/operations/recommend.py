@@ -4,36 +4,41 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import anyio
 
-from qdrant_model_migration.domain.collection import Collection, FieldKind, VectorField
-from qdrant_model_migration.domain.estimates import human_bytes, human_seconds, size_of
-from qdrant_model_migration.domain.findings import provenance_of
-from qdrant_model_migration.domain.model import ModelKind, ModelSpec
-from qdrant_model_migration.domain.points import Payload
-from qdrant_model_migration.domain.strategy import Advice, Goal, Observations, Readers, Writes, advise, size_remark
-from qdrant_model_migration.domain.texts import TextSource, framework_of
-from qdrant_model_migration.embedders.base import Embedder
-from qdrant_model_migration.errors import MigrationError, NotFound, Refused, TransientEmbedding, Unsupported
-from qdrant_model_migration.operations.cards import Measured, card
+from qdrant_model_migration.domain.collection import Collection, VectorField
+from qdrant_model_migration.domain.estimates import foreign_letters, mean_words, size_of
+from qdrant_model_migration.domain.model import ModelKind, ModelName, ModelSpec
+from qdrant_model_migration.domain.points import Payload, Point
+from qdrant_model_migration.domain.strategy import Goal, Observations, Readers, Writes, advise, size_remark
+from qdrant_model_migration.domain.texts import Texts
+from qdrant_model_migration.domain.texts_file import coverage
+from qdrant_model_migration.embedders.base import AnyEmbedder
+from qdrant_model_migration.errors import MigrationError, ModelNotUsable, NotFound, Refused, TransientEmbedding, Unsupported
+from qdrant_model_migration.operations.advice import ASKS_MODELS, label, recommendation, summary_of, warnings_of
+from qdrant_model_migration.operations.cards import Measured
 from qdrant_model_migration.operations.context import OperationContext
 from qdrant_model_migration.operations.overview import connection_argument, resolve_allowed
-from qdrant_model_migration.operations.sampling import Timing, chosen_text, payload_bytes, sample_points, time_model
+from qdrant_model_migration.operations.sampling import ChosenText, Timing, chosen_text, payload_bytes, sample_points, time_model
+from qdrant_model_migration.operations.shortening import measure_dimensions
 from qdrant_model_migration.operations.source_match import BUDGET_S, source_match
-from qdrant_model_migration.qdrant.gateway import Gateway
-from qdrant_model_migration.results import NextStep, Recommendation, RecommendResult, SourceMatch, UsableModel
+from qdrant_model_migration.qdrant.gateway import Gateway, ServerFacts
+from qdrant_model_migration.results import DimensionQuality, RecommendResult, SourceMatch, UsableModel
 
 SAMPLE = 256
 TIMED_TEXTS = 512
 ANSWER_S = 36.0
 TIMING_S = 4.0
+MEASURING_S = 5.0
 MAX_MODELS = 20
 
 _REPLACES = frozenset({Goal.REPLACE_MODEL, Goal.COMPARE_MODELS})
-_ASKS_MODELS = _REPLACES | {Goal.SHRINK_VECTORS}
+_NEEDS_NO_TEXT = frozenset({Goal.SHRINK_VECTORS, Goal.CHANGE_QUANTIZATION})
 _ADDS = {Goal.ADD_SPARSE: ModelKind.SPARSE, Goal.ADD_MULTIVECTOR: ModelKind.MULTIVECTOR}
+_ASKS_MODELS = _REPLACES | {Goal.SHRINK_VECTORS, *_ADDS}
 
 
 async def recommend(
@@ -44,17 +49,19 @@ async def recommend(
     model: str | None = None,
     current_model: str | None = None,
     text_field: str | None = None,
+    texts_file: str | None = None,
     vector: str | None = None,
     writes: Writes = "live",
     readers: Readers = "one_deploy",
     connection: str | None = None,
+    target_connection: str | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> RecommendResult:
     """Rank the strategies for a goal and a model. Reads only; embeds a bounded sample to measure time and tokens.
 
     Raises:
-        NotFound: no such collection or model; near misses are listed.
-        Refused: unknown goal, empty collection, no dense vector, or a text field that no sampled point has.
+        NotFound: no such collection, connection or model; near misses are listed.
+        Refused: unknown goal, empty collection, no dense vector, a text field that no sampled point has, or an unusable texts file.
         EmbeddingError: the new model cannot be loaded or fails.
     """
     deadline = clock() + ANSWER_S
@@ -67,53 +74,70 @@ async def recommend(
     if not found.points:
         raise Refused(f"Nothing was changed: {name!r} is empty, so there is nothing to migrate. Create it anew with the new model.")
     field = _field(found, aim, vector)
-    payloads = [p.payload for p in await sample_points(gateway, found, SAMPLE)]
-    text = chosen_text(found, payloads, text_field, is_needed=aim is not Goal.CHANGE_QUANTIZATION)
+    points = await sample_points(gateway, found, SAMPLE)
+    payloads = [p.payload for p in points]
+    text = await _texts(context, found, points, text_field, texts_file, is_needed=aim not in _NEEDS_NO_TEXT)
     warnings = [remark] if (remark := size_remark(_data_bytes(found, payloads))) else []
     notice = context.notice(gateway.connection.name)
     if model is None and aim in _REPLACES:
-        models = await _models(context)
-        summary = f"{notice}Choose a model for {_label(found, field)}, then call again with 'model'. {len(models)} are usable here."
+        models = await _models(context, aim)
+        summary = f"{notice}Choose a model for {label(found, field)}, then call again with 'model'. {len(models)} are usable here."
         return RecommendResult(summary=summary, warnings=warnings, models=models)
 
-    embedder, spec = await _new_model(context, model, aim, warnings)
-    timing = await _timed(embedder, text.texts, warnings)
+    target = await _target(context, gateway, target_connection)
+    side = await target.facts() if target is not None else facts
     current, match = await _tested(context, gateway, found, field, text.source, current_model, deadline - clock(), warnings)
+    chosen = await _new_model(context, _default_model(model, aim, side), aim, current, target_connection or connection, warnings)
+    timing = await _timed(chosen.embedder, text.texts, warnings)
+    qualities = await _qualities(gateway, found, field, aim, deadline - clock())
     seen = Observations(
         goal=aim,
         server=facts.version,
         capabilities=frozenset(facts.capabilities),
         is_embedded=facts.is_embedded,
+        target_server=side.version if target is not None else None,
+        target_capabilities=frozenset(side.capabilities) if target is not None else None,
+        is_target_embedded=side.is_embedded and target is not None,
         collection=found,
         data_bytes=_data_bytes(found, payloads),
         field=field,
-        text_field=text.source.expression if text.source else None,
+        text_field=text_field if texts_file is not None else text.source.expression if text.source else None,
+        has_texts_file=texts_file is not None,
         text_coverage=text.coverage,
-        model=spec,
+        foreign_letters=foreign_letters(text.texts),
+        model=chosen.spec,
+        model_problem=chosen.problem,
         current=current,
         match=match,
+        rows=_rows(chosen.spec, timing, text.texts),
+        cut=_at(qualities, chosen.spec),
         writes=writes,
         readers=readers,
         has_alias=alias is not None or bool(found.aliases),
     )
-    configured = context.settings.models.get(spec.name) if spec else None
+    configured = context.settings.models.get(chosen.spec.name) if chosen.spec else None
     measured = Measured(timing=timing, payload_each=payload_bytes(payloads), payloads=len(payloads), settings=configured)
-    arguments = {"collection": alias or name, **connection_argument(gateway.connection.name)}
+    arguments: dict[str, Any] = {"collection": alias or name, **connection_argument(gateway.connection.name)}
+    if target is not None:
+        arguments["target_connection"] = target.connection.name
     if vector is not None:
         arguments["vector"] = vector
+    if texts_file is not None:
+        arguments["texts_file"] = texts_file
     # One that is only said not to reach the goal would be noise; one that explains why it is no substitute is not.
-    ranked = [_recommendation(a, seen, measured, arguments) for a in advise(seen) if a.is_told]
+    ranked = [recommendation(a, seen, measured, arguments) for a in advise(seen) if a.is_told]
     best = ranked[0]
-    warnings += _warnings(seen, ranked, current_model, payloads)
+    warnings += warnings_of(seen, ranked, current_model, payloads)
     is_doubtful = match is not None and not match.is_match
     return RecommendResult(
-        summary=notice + _summary(best, found, field, spec, aim),
+        summary=notice + summary_of(best, found, field, chosen.spec, aim),
         warnings=warnings,
         # A wrong text field or model would be repeated in the new vectors: a person looks at the causes first.
         next_step=None if is_doubtful else best.next_step,
         source_match=match,
         recommendations=ranked,
-        models=await _models(context) if model is None and aim in _ASKS_MODELS else [],
+        dimensions=qualities,
+        models=await _models(context, aim) if model is None and aim in ASKS_MODELS else [],
     )
 
 
@@ -136,31 +160,107 @@ def _data_bytes(found: Collection, payloads: list[Payload]) -> int:
     return size_of(found.points, found.fields, found.config, payload_bytes(payloads)).data_bytes
 
 
-async def _models(context: OperationContext) -> list[UsableModel]:
-    usable = await context.catalogue.usable()
+async def _models(context: OperationContext, goal: Goal) -> list[UsableModel]:
+    usable = await context.catalogue.usable(_ADDS.get(goal, ModelKind.DENSE))
     return [
         UsableModel(name=u.name, kind=str(u.kind), dimensions=u.dimensions, max_tokens=u.max_tokens, is_ready=u.is_ready, note=u.note)
         for u in usable[:MAX_MODELS]
     ]
 
 
+async def _texts(
+    context: OperationContext, found: Collection, points: list[Point], text_field: str | None, texts_file: str | None, *, is_needed: bool
+) -> ChosenText:
+    """The sampled texts, from the payload or from the file.
+
+    Raises:
+        Refused: none of the sampled points has a text where it was said to be.
+    """
+    if texts_file is None:
+        return chosen_text(found, [p.payload for p in points], text_field, is_needed=is_needed)
+    file = await context.texts_file(texts_file, text_field)
+    covered = coverage(file, points)
+    if is_needed and (why := covered.refusal(file.recorded, found.name)) is not None:
+        raise Refused(why)
+    texts = [t for p in points if (t := file.of(p)) is not None]
+    return ChosenText(source=file if texts else None, coverage=covered.share, texts=texts)
+
+
+async def _qualities(gateway: Gateway, found: Collection, field: VectorField | None, goal: Goal, left_s: float) -> list[DimensionQuality]:
+    """What shortened vectors still find, where that is the question."""
+    if goal is not Goal.SHRINK_VECTORS or field is None or left_s < MEASURING_S:
+        return []
+    return await measure_dimensions(gateway, found, field, budget_s=min(MEASURING_S, left_s - 2))
+
+
+def _at(qualities: list[DimensionQuality], spec: ModelSpec | None) -> DimensionQuality | None:
+    """What was measured at the model's dimensions, or at the next smaller ones: longer vectors find no less."""
+    wanted = spec.dimensions if spec and spec.dimensions else 0
+    return max((q for q in qualities if q.dimensions <= wanted), key=lambda q: q.dimensions, default=None)
+
+
+async def _target(context: OperationContext, source: Gateway, target_connection: str | None) -> Gateway | None:
+    """The gateway of another server; None when the target lies beside the source."""
+    if target_connection in (None, source.connection.name):
+        return None
+    return await context.gateway(target_connection)
+
+
+def _default_model(model: str | None, goal: Goal, side: ServerFacts) -> str | None:
+    """What is meant when hybrid search is wished and no model named: BM25, by the server where it can."""
+    if model is not None or goal is not Goal.ADD_SPARSE:
+        return model
+    return "qdrant:bm25" if side.can("server_bm25") else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _NewModel:
+    """The new model, as far as it is known and can be used here."""
+
+    embedder: AnyEmbedder | None = None
+    spec: ModelSpec | None = None
+    problem: str | None = None
+
+
 async def _new_model(
-    context: OperationContext, model: str | None, goal: Goal, warnings: list[str]
-) -> tuple[Embedder | None, ModelSpec | None]:
+    context: OperationContext, model: str | None, goal: Goal, current: ModelSpec | None, connection: str | None, warnings: list[str]
+) -> _NewModel:
     if model is None:
-        return None, None
+        return _NewModel()
+    wanted = ModelName.parse(model)
     try:
-        embedder = await context.model(model)
+        embedder = await (context.any_model(model, connection) if goal in _ADDS else context.model(model, connection))
     except Unsupported as error:
         if goal not in _ADDS:
             raise
-        # The strategy is explained all the same; only its time cannot be measured here.
+        # The strategy is judged all the same; only its time cannot be measured here.
         warnings.append(f"{model!r} was not measured. {error}")
-        return None, ModelSpec(name=model, kind=_ADDS[goal])
-    return embedder, embedder.spec
+        return _NewModel(spec=ModelSpec(name=model, kind=_ADDS[goal]))
+    except (ModelNotUsable, Refused) as error:
+        # Stored vectors can be cut although the model itself cannot be asked for fewer dimensions.
+        if current is None or wanted.dimensions is None or str(wanted.model_copy(update={"dimensions": None})) != current.name:
+            raise
+        spec = current.model_copy(update={"name": f"{current.name}@{wanted.dimensions}", "dimensions": wanted.dimensions})
+        return _NewModel(spec=spec, problem=str(error))
+    if goal in _ADDS and embedder.spec.kind is not _ADDS[goal]:
+        raise Refused(
+            f"Nothing was changed: {model!r} is a {embedder.spec.kind} model, and the goal {str(goal)!r} needs a {_ADDS[goal]} one."
+        )
+    return _NewModel(embedder=embedder, spec=embedder.spec)
 
 
-async def _timed(embedder: Embedder | None, texts: list[str], warnings: list[str]) -> Timing | None:
+def _rows(spec: ModelSpec | None, timing: Timing | None, texts: list[str]) -> float | None:
+    """Token vectors or sparse entries of a text, from the sample."""
+    if spec is None or spec.kind is ModelKind.DENSE:
+        return None
+    if spec.kind is ModelKind.SPARSE:
+        return mean_words(texts)
+    limit = spec.max_tokens
+    counts = [min(c, limit) if limit else c for c in timing.tokens] if timing else []
+    return sum(counts) / len(counts) if counts else None
+
+
+async def _timed(embedder: AnyEmbedder | None, texts: list[str], warnings: list[str]) -> Timing | None:
     if embedder is None or not texts:
         return None
     try:
@@ -175,7 +275,7 @@ async def _tested(
     gateway: Gateway,
     found: Collection,
     field: VectorField | None,
-    text: TextSource | None,
+    text: Texts | None,
     current_model: str | None,
     left_s: float,
     warnings: list[str],
@@ -198,70 +298,3 @@ async def _tested(
     except MigrationError as error:
         warnings.append(f"current_model {current_model!r} was not tested, so nothing that needs it is offered. {error}")
     return None, None
-
-
-def _recommendation(advice: Advice, seen: Observations, measured: Measured, arguments: dict[str, Any]) -> Recommendation:
-    step = None
-    if advice.is_feasible and advice.is_implemented and seen.model is not None:
-        call = {**arguments, "strategy": advice.strategy, "model": seen.model.name, "text_field": seen.text_field}
-        if seen.is_current_known and seen.current is not None:
-            call["current_model"] = seen.current.name
-        call |= {"writes": seen.writes, "readers": seen.readers}
-        step = NextStep(
-            tool="create_target", arguments=call, why="It rehearses with dry_run=true; without it the target is created, still empty."
-        )
-    return Recommendation(
-        strategy=advice.strategy,
-        is_feasible=advice.is_feasible,
-        is_implemented=advice.is_implemented,
-        reasons=advice.reasons,
-        refusals=advice.refusals,
-        prerequisites=advice.prerequisites if advice.is_feasible else [],
-        risks=advice.risks if advice.is_feasible else [],
-        card=card(advice, seen, measured),
-        guidance=advice.guidance,
-        next_step=step,
-    )
-
-
-def _warnings(seen: Observations, ranked: list[Recommendation], current_model: str | None, payloads: list[Payload]) -> list[str]:
-    warnings = []
-    if seen.match is not None and not seen.match.is_match:
-        warnings.append(
-            f"The stored vectors could not be shown to be those of '{seen.match.model}' on '{seen.match.text_field}': {'; '.join(seen.match.likely_causes)}. "
-            "Find out which before going on; comparison with the old model and carrying writes back are not offered."
-        )
-    if current_model is None and seen.goal in _ASKS_MODELS:
-        known = provenance_of(seen.collection, framework_of(payloads))
-        if known is not None and known.model:
-            warnings.append(
-                f"The stored vectors are said to be those of '{known.model}' ({known.source}): pass it as current_model to have that tested."
-            )
-    best = ranked[0]
-    if best.is_feasible and not best.is_implemented:
-        warnings.append(
-            f"'{best.strategy}' fits best, but this version explains it only; create_target refuses it. By hand: read_guidance('{best.strategy}')."
-        )
-    if best.card.truncated_share and seen.model is not None:
-        warnings.append(
-            f"{best.card.truncated_share:.1%} of the sampled texts are longer than the {seen.model.max_tokens} tokens '{seen.model.name}' reads: it cuts them."
-        )
-    if any(f.kind is not FieldKind.DENSE for f in seen.collection.fields) and best.strategy == "new_collection" and best.is_feasible:
-        warnings.append("Sparse and multivector fields are copied as they are.")
-    return warnings
-
-
-def _label(found: Collection, field: VectorField | None) -> str:
-    size = f", {field.name or 'unnamed'} vector of {field.size}" if field else ""
-    return f"'{found.name}' ({found.points:,} points{size})"
-
-
-def _summary(best: Recommendation, found: Collection, field: VectorField | None, spec: ModelSpec | None, goal: Goal) -> str:
-    if not best.is_feasible:
-        return f"No strategy reaches '{goal.value}' for {_label(found, field)} as things are: {best.refusals[0]}"
-    facts = [f"about {human_seconds(best.card.seconds)}"] if best.card.seconds is not None else []
-    facts += [f"{human_bytes(best.card.disk_bytes)} of disk"] if best.card.disk_bytes is not None else []
-    facts += [f"USD {best.card.cost_usd:,.2f}"] if best.card.cost_usd is not None else []
-    using = f" with '{spec.name}'" if spec else ""
-    note = "" if best.is_implemented else " (explained, not yet carried out by this version)"
-    return f"For {_label(found, field)}: '{best.strategy}'{using}{note}" + (f", {', '.join(facts)}." if facts else ".")

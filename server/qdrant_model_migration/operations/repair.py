@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from qdrant_model_migration.domain.points import PointId
-from qdrant_model_migration.domain.verification import Difference, Kind
+from collections.abc import AsyncIterator
+
+from qdrant_model_migration.domain.points import Point, PointId
+from qdrant_model_migration.domain.verification import Difference, Kind, made_vector_problem
 from qdrant_model_migration.operations.agreement import agreement
 from qdrant_model_migration.operations.catch_up import catch_up_pass, rewrite
+from qdrant_model_migration.operations.filling import FillPass, fill_pass, rewrite_vectors
 from qdrant_model_migration.operations.verify import verify
 from qdrant_model_migration.operations.work import Work
 from qdrant_model_migration.results import Repaired, RepairOutcome
@@ -15,12 +18,17 @@ MOST_PASSES = 4
 
 async def repair(work: Work, *, provenance_sample: int) -> RepairOutcome:
     """Insert what is missing, delete what is extra, rewrite what changed, embed bad vectors and accounted failures again; then verify."""
+    if work.made is None:
+        # Configuration only: what the server has not taken is set by start_backfill.
+        return RepairOutcome(repaired=Repaired(), verification=await verify(work, provenance_sample=provenance_sample))
     total = Repaired()
     work.progress.stage = "retrying failed points"
     await _forget_failures(work)
+    if work.migration.serves_while_filled:
+        return await _repair_filled(work, provenance_sample=provenance_sample)
     for number in range(MOST_PASSES):
         work.progress.stage = f"repairing, pass {number + 1}"
-        _, repaired = await catch_up_pass(work, checks_embedded=True)
+        _, repaired = await catch_up_pass(work, checks_made=True)
         total = Repaired(
             missing=total.missing + repaired.missing,
             extra=total.extra + repaired.extra,
@@ -30,6 +38,43 @@ async def repair(work: Work, *, provenance_sample: int) -> RepairOutcome:
         )
         if not (repaired.missing or repaired.extra or repaired.changed or repaired.bad_vectors or repaired.left):
             break
+    verification = await verify(work, provenance_sample=provenance_sample)
+    if verification.provenance.wrong:
+        total.bad_vectors += await _embed_wrong_again(work)
+        verification = await verify(work, provenance_sample=provenance_sample)
+    return RepairOutcome(repaired=total, verification=verification)
+
+
+async def _pages(work: Work, name: str, fields: list[str]) -> AsyncIterator[list[Point]]:
+    """The target's points, page by page, counted in the progress."""
+    offset: PointId | None = None
+    read = 0
+    while True:
+        page, offset = await work.target.points.scroll(name, offset=offset, limit=work.page, vectors=fields)
+        yield page
+        read += len(page)
+        work.progress.read = read
+        if offset is None:
+            return
+
+
+async def _repair_filled(work: Work, *, provenance_sample: int) -> RepairOutcome:
+    """Fill what lacks the new field, embed bad vectors again, and nothing else: an app reads and writes these points."""
+    total = Repaired()
+
+    async def no_pace(found: FillPass, spent: int) -> None:
+        work.progress.read = found.seen
+
+    for number in range(MOST_PASSES):
+        work.progress.stage = f"filling, pass {number + 1}"
+        found = await fill_pass(work, is_stopping=lambda: False, on_window=no_pace)
+        total.missing += found.written
+        if not found.written:
+            break
+    work.progress.stage = "looking for bad vectors"
+    async for page in _pages(work, work.migration.target.collection, [work.made_field]):
+        bad = [p for p in page if work.made_field in p.vectors and made_vector_problem(p.vectors[work.made_field], work.made)]
+        total.bad_vectors += await rewrite_vectors(work, bad, is_stopping=lambda: False)
     verification = await verify(work, provenance_sample=provenance_sample)
     if verification.provenance.wrong:
         total.bad_vectors += await _embed_wrong_again(work)
@@ -50,21 +95,20 @@ async def _embed_wrong_again(work: Work) -> int:
     Costs as much embedding as the backfill did.
     """
     work.progress.stage = "embedding every text again, because sampled vectors were not the stated model's"
-    name, fields = work.migration.target.collection, [*work.copied.values(), work.embed_field]
+    name, fields = work.migration.target.collection, [*work.copied.values(), work.made_field]
     embedder = await work.embedder()
-    held = (await work.target.describe(name)).field(work.embed_field)
+    held = (await work.target.describe(name)).field(work.made_field)
     datatype = held.datatype if held else "float32"
-    rewritten = read = 0
-    offset: PointId | None = None
-    while True:
-        page, offset = await work.target.points.scroll(name, offset=offset, limit=work.page, vectors=fields)
-        checked = [(p, text) for p in page if (text := work.text.extract(p.payload)) and p.vectors.get(work.embed_field) is not None]
+    rewritten = 0
+    async for page in _pages(work, name, fields):
+        checked = [(p, text) for p in page if (text := work.texts.of(p)) and p.vectors.get(work.made_field) is not None]
         if checked:
-            result = await agreement(
-                embedder, [t for _, t in checked], [p.vectors[work.embed_field] for p, _ in checked], datatype=datatype
-            )
+            result = await agreement(embedder, [t for _, t in checked], [p.vectors[work.made_field] for p, _ in checked], datatype=datatype)
             wrong = [checked[i][0] for i in result.wrong]
-            sources = await work.source.points.retrieve(work.migration.source.collection, [p.id for p in wrong], vectors=list(work.copied))
+            if work.migration.serves_while_filled:
+                rewritten += await rewrite_vectors(work, wrong, is_stopping=lambda: False)
+                continue
+            sources = await work.source.points.retrieve(work.migration.source.collection, [p.id for p in wrong], vectors=work.read_fields)
             found = [
                 Difference(kind=Kind.BAD_VECTOR, id=p.id, source=sources[p.id], target=p, why="not the stated model's vector")
                 for p in wrong
@@ -72,7 +116,4 @@ async def _embed_wrong_again(work: Work) -> int:
             ]
             await rewrite(work, found)
             rewritten += len(found)
-        read += len(page)
-        work.progress.read = read
-        if offset is None:
-            return rewritten
+    return rewritten

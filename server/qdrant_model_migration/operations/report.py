@@ -15,7 +15,7 @@ async def markdown_report(ledger: Ledger, migration: Migration) -> str:
         f"# Migration {migration.id}",
         "",
         f"{migration.source.collection} -> {migration.target.collection}, strategy {migration.strategy}, phase {migration.phase.value}.",
-        f"Model {migration.model.name} ({migration.model.dimensions} dimensions), text from `{migration.text_field}`.",
+        _model(migration),
         "",
         "## Backfill",
         f"{sum(r.written for r in ranges):,} points written, {sum(r.skipped for r in ranges):,} skipped, {len(failed)} accounted for; "
@@ -38,6 +38,21 @@ async def markdown_report(ledger: Ledger, migration: Migration) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _model(migration: Migration) -> str:
+    if migration.model is None:
+        return f"Quantization: {migration.quantization}. No model is changed."
+    texts = migration.texts.expression if migration.texts is not None else migration.text_field
+    size = f" ({migration.model.dimensions} dimensions)" if migration.model.dimensions else ""
+    line = f"Model {migration.model.name}{size}" + (f", text from `{texts}`." if texts else ".")
+    if migration.fitted is not None:
+        found = migration.fitted
+        line += (
+            f" Linear map ({found.kind}): recall@{found.k} {found.recall:.3f} ({found.ci_low:.3f} to {found.ci_high:.3f}) against exact new vectors, on "
+            f"{found.held_out} points it was not fitted on."
+        )
+    return line
+
+
 def _verification(migration: Migration) -> list[str]:
     found = migration.verification
     if found is None:
@@ -52,7 +67,9 @@ def _verification(migration: Migration) -> list[str]:
 
 
 def _cutover(migration: Migration) -> list[str]:
+    if migration.requantized is not None:
+        return [f"- {line}" for line in migration.requantized.advice] or ["None."]
     if migration.cutover is None:
-        return ["None."]
+        return ["None: each reader changes by itself." if migration.is_in_place else "None."]
     lines = [f"- {m.alias}: {m.previous or '(new)'} -> {m.current} at {migration.cutover.at}" for m in migration.cutover.moves]
     return lines + [f"- accepted: {text}" for text in migration.accepted]

@@ -21,7 +21,7 @@ Report = Callable[[float, float | None, str], Awaitable[None]]
 """Progress to the host: done, total, message."""
 
 
-async def _no_report(done: float, total: float | None, message: str) -> None:
+async def no_report(done: float, total: float | None, message: str) -> None:
     """For callers that show no progress."""
 
 
@@ -37,7 +37,7 @@ async def carry_out(
     arguments: dict[str, Any],
     *,
     wait_s: float = WAIT_S,
-    report: Report = _no_report,
+    report: Report = no_report,
     key: str | None = None,
 ) -> Operation:
     """Have the driver carry out an operation; `state` tells whether it was finished in time.
@@ -79,7 +79,7 @@ class LocalOperations:
         act: Callable[[Report], Awaitable[Any]],
         *,
         wait_s: float = WAIT_S,
-        report: Report = _no_report,
+        report: Report = no_report,
     ) -> Any | None:
         """The outcome, or None while it goes on.
 

@@ -11,8 +11,8 @@ from qdrant_model_migration.domain.collection import Collection
 from qdrant_model_migration.domain.findings import field_name_is_usable
 from qdrant_model_migration.domain.model import Side
 from qdrant_model_migration.domain.points import Payload, Point
-from qdrant_model_migration.domain.texts import TextSource, text_statistics
-from qdrant_model_migration.embedders.base import Embedder
+from qdrant_model_migration.domain.texts import Texts, TextSource, text_statistics
+from qdrant_model_migration.embedders.base import AnyEmbedder
 from qdrant_model_migration.errors import BadText, BatchTooLarge, NotFound, Refused, RequestRejected, Unsupported
 from qdrant_model_migration.qdrant.gateway import Gateway
 
@@ -46,7 +46,7 @@ def payload_bytes(payloads: Sequence[Payload]) -> float:
 class ChosenText:
     """The text field in question, and how many sampled points hold text there."""
 
-    source: TextSource | None
+    source: Texts | None
     coverage: float
     texts: list[str]
 
@@ -87,7 +87,7 @@ class Timing:
 
 
 async def time_model(
-    embedder: Embedder, texts: Sequence[str], *, budget_s: float = 4.0, clock: Callable[[], float] = time.monotonic
+    embedder: AnyEmbedder, texts: Sequence[str], *, budget_s: float = 4.0, clock: Callable[[], float] = time.monotonic
 ) -> Timing:
     """Embed as many of the texts as fit into the time, in growing calls; the first call warms the model up and is not counted.
 

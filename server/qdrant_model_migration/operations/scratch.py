@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from qdrant_model_migration.domain.metrics import Query, Run
 from qdrant_model_migration.domain.model import Side
+from qdrant_model_migration.domain.nearest import similarities, unit
 from qdrant_model_migration.domain.queries import Document
 from qdrant_model_migration.embedders.base import Dense, Embedder
 from qdrant_model_migration.embedders.retrying import embed_resilient
@@ -70,7 +71,7 @@ async def ranked(documents: Dense, queries: Dense, distance: str, limit: int) ->
     if not limit:
         return found, 0
     if distance == "Cosine":
-        documents, queries = await anyio.to_thread.run_sync(lambda: (_unit(documents), _unit(queries)))
+        documents, queries = await anyio.to_thread.run_sync(lambda: (unit(documents), unit(queries)))
     ties = 0
     step = max(1, _BLOCK_CELLS // len(documents))
     for start in range(0, len(queries), step):
@@ -81,13 +82,8 @@ async def ranked(documents: Dense, queries: Dense, distance: str, limit: int) ->
     return found, ties
 
 
-def _unit(rows: Dense) -> Dense:
-    found: Dense = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
-    return found
-
-
 def _top(documents: Dense, queries: Dense, distance: str, limit: int) -> tuple[NDArray[np.intp], int]:
-    scores = _similarities(documents, queries, distance)
+    scores = similarities(documents, queries, distance)
     if limit < scores.shape[1]:
         nearest = np.argpartition(-scores, limit - 1, axis=1)[:, :limit]
         nearest.sort(axis=1)
@@ -98,22 +94,6 @@ def _top(documents: Dense, queries: Dense, distance: str, limit: int) -> tuple[N
     best = np.take_along_axis(kept, order, axis=1)
     ties = int((np.diff(best, axis=1) == 0).any(axis=1).sum())
     return np.take_along_axis(nearest, order, axis=1), ties
-
-
-def _similarities(documents: Dense, queries: Dense, distance: str) -> NDArray[np.float32]:
-    """Larger is nearer; of Euclid only the order is kept."""
-    if distance == "Manhattan":
-        scores = np.empty((len(queries), len(documents)), dtype=np.float32)
-        step = max(1, _BLOCK_CELLS // documents.shape[1])
-        for start in range(0, len(documents), step):
-            part = documents[start : start + step]
-            for i, query in enumerate(queries):
-                scores[i, start : start + len(part)] = -np.abs(part - query).sum(axis=1)
-        return scores
-    products: NDArray[np.float32] = queries @ documents.T
-    if distance == "Euclid":
-        products = 2 * products - np.square(documents).sum(axis=1)
-    return products
 
 
 async def say(progress: Report | None, stage: str, total: int, read: int) -> None:

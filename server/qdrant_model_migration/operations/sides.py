@@ -13,7 +13,7 @@ import numpy as np
 from qdrant_model_migration.domain.collection import Collection
 from qdrant_model_migration.domain.metrics import Run, overlap
 from qdrant_model_migration.domain.points import PointId
-from qdrant_model_migration.domain.texts import TextSource
+from qdrant_model_migration.domain.texts import Texts
 from qdrant_model_migration.embedders.base import Embedder
 from qdrant_model_migration.errors import MigrationError
 from qdrant_model_migration.operations.scratch import Report, say
@@ -114,7 +114,7 @@ async def measure_index(
     return latencies, recalls, notes
 
 
-async def texts_of(side: SearchedSide, points: Sequence[PointId], text: TextSource) -> dict[PointId, str]:
+async def texts_of(side: SearchedSide, points: Sequence[PointId], text: Texts) -> dict[PointId, str]:
     """Texts of the points that exist; untrusted."""
     found = await side.gateway.points.retrieve(side.collection.name, list(dict.fromkeys(points)))
-    return {point.id: text.extract(point.payload) or "" for point in found.values()}
+    return {point.id: text.of(point) or "" for point in found.values()}

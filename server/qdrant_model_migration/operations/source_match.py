@@ -12,7 +12,7 @@ from qdrant_model_migration.domain.collection import Collection, VectorField
 from qdrant_model_migration.domain.findings import field_name_is_usable
 from qdrant_model_migration.domain.model import Side
 from qdrant_model_migration.domain.points import Payload, vector_problem
-from qdrant_model_migration.domain.texts import TextSource, text_statistics
+from qdrant_model_migration.domain.texts import Texts, TextSource, text_statistics
 from qdrant_model_migration.embedders.base import Dense, Embedder
 from qdrant_model_migration.errors import BadText, BatchTooLarge
 from qdrant_model_migration.operations.context import OperationContext
@@ -47,7 +47,7 @@ async def source_match(
     gateway: Gateway,
     collection: Collection,
     field: VectorField,
-    text: TextSource,
+    text: Texts,
     current_model: str,
     *,
     sample: int = 32,
@@ -103,11 +103,11 @@ async def source_match(
     return answer(len(kept), threshold, cosines, causes, is_match=is_match)
 
 
-async def _pairs(gateway: Gateway, collection: Collection, field: VectorField, text: TextSource, sample: int) -> list[_Pair]:
+async def _pairs(gateway: Gateway, collection: Collection, field: VectorField, text: Texts, sample: int) -> list[_Pair]:
     """Different texts with usable stored vectors."""
     pairs: dict[str, _Pair] = {}
     for point in await sample_points(gateway, collection, min(4 * sample, 256), vectors=[field.name]):
-        content, vector = text.extract(point.payload), point.vectors.get(field.name)
+        content, vector = text.of(point), point.vectors.get(field.name)
         if content is not None and vector_problem(vector, field.size) is None:
             pairs.setdefault(content, _Pair(text=content, vector=list(vector or []), payload=point.payload))
     return list(pairs.values())[:sample]
@@ -148,7 +148,7 @@ async def _causes(
     pairs: Sequence[_Pair],
     cosines: Dense,
     below: np.typing.NDArray[np.bool_],
-    text: TextSource,
+    text: Texts,
     field: VectorField,
     threshold: float,
     *,
@@ -187,13 +187,14 @@ async def _causes(
 
 
 async def _probed_cause(
-    embedder: Embedder, pairs: Sequence[_Pair], text: TextSource, threshold: float, has_time: Callable[[], bool]
+    embedder: Embedder, pairs: Sequence[_Pair], text: Texts, threshold: float, has_time: Callable[[], bool]
 ) -> str | None:
     """Tries what can be tried on a few texts: other fields that hold text, templates that join two, and the query side."""
     stored = np.array([p.vector for p in pairs], dtype=np.float32)
     names = [f.field for f in text_statistics(p.payload for p in pairs) if field_name_is_usable(f.field)][:4]
     others = [name for name in names if name != text.expression]
-    joined = [] if text.is_template else [f"{{{name}}}{gap}{{{text.expression}}}" for name in others[:2] for gap in ("\n", " ")]
+    is_field = isinstance(text, TextSource) and not text.is_template
+    joined = [] if not is_field else [f"{{{name}}}{gap}{{{text.expression}}}" for name in others[:2] for gap in ("\n", " ")]
     for expression in [*others, *joined]:
         source = TextSource.parse(expression)
         texts = [t for p in pairs if (t := source.extract(p.payload)) is not None]

@@ -25,8 +25,13 @@ async def check_speed(work: Work) -> None:
     """
     if work.source.connection.is_embedded:
         return
-    source = await _Side.of(work.source, work.migration.source.collection, work.migration.embed.source_field or "")
-    target = await _Side.of(work.target, work.migration.target.collection, work.embed_field)
+    field = work.migration.dense_field
+    if field is None:
+        return
+    # Where the old field lives on it is what readers go on asking first.
+    asked = field if work.migration.keeps_old_field else work.made_field
+    source = await _Side.of(work.source, work.migration.source.collection, field)
+    target = await _Side.of(work.target, work.migration.target.collection, asked)
     if source is None or target is None:
         return
     times: dict[str, list[float]] = {"source": [], "target": []}

@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 import anyio
 
 from qdrant_model_migration.domain.migration import Lease, Migration, Phase
-from qdrant_model_migration.errors import NotFound
 from qdrant_model_migration.operations.context import OperationContext
+from qdrant_model_migration.operations.finding import find_migration, listed, migrations_everywhere
 from qdrant_model_migration.operations.requests import Report
 from qdrant_model_migration.qdrant.ledger import Ledger
 from qdrant_model_migration.results import EventInfo, FailedPoint, NextStep, Progress, StatusResult, Worker
@@ -16,22 +16,6 @@ from qdrant_model_migration.results import EventInfo, FailedPoint, NextStep, Pro
 MOST_WAIT_S = 40
 MOST_LISTED = 10
 STARTING_S = 20
-
-
-async def find_migration(context: OperationContext, migration_id: str | None, connection: str | None = None) -> tuple[Ledger, Migration]:
-    """The migration of that id; without one, the only open one.
-
-    Raises:
-        NotFound: unknown, or none or several are open; they are listed.
-    """
-    ledger = await context.ledger(connection)
-    if migration_id is not None:
-        return ledger, await ledger.migration(migration_id.strip())
-    found = [m for m in await ledger.migrations() if m.is_open]
-    if len(found) != 1:
-        listed = "; ".join(f"{m.id} ({m.source.collection} -> {m.target.collection}, {m.phase.value})" for m in found[:8])
-        raise NotFound(f"Name the migration with 'migration_id': {len(found)} are open{': ' + listed if listed else ''}.")
-    return ledger, found[0]
 
 
 async def status(
@@ -48,7 +32,7 @@ async def status(
     ledger, migration = await find_migration(context, migration_id, connection)
     first = current = await read_status(context, ledger, migration)
     with anyio.move_on_after(min(wait_seconds, MOST_WAIT_S - 3)):
-        while (current.phase, current.error, current.is_paused) == (first.phase, first.error, first.is_paused) and _is_moving(current):
+        while _standing(current) == _standing(first) and _is_moving(current):
             if report is not None:
                 await report(current.progress.read, current.progress.total or None, current.progress.stage)
             await anyio.sleep(1.0)
@@ -58,10 +42,10 @@ async def status(
 
 async def _nothing_open(context: OperationContext, connection: str | None) -> StatusResult | None:
     """The answer when no migration is open: a new chat begins by asking."""
-    migrations = await (await context.ledger(connection)).migrations()
+    migrations = [m for _, m in await migrations_everywhere(context, connection)]
     if any(m.is_open for m in migrations):
         return None
-    last = "; ".join(f"{m.id} ({m.source.collection} -> {m.target.collection}, {m.phase.value})" for m in migrations[-3:])
+    last = listed(migrations[-3:])
     return StatusResult(
         summary=f"{context.notice(connection)}No migration is open. {'The last ones: ' + last if last else 'None was ever begun here'}.",
         next_step=NextStep(tool="inspect_collection", arguments={}, why="see what there is"),
@@ -72,9 +56,13 @@ async def _nothing_open(context: OperationContext, connection: str | None) -> St
     )
 
 
+def _standing(result: StatusResult) -> tuple[object, ...]:
+    return result.phase, result.error, result.is_paused, result.is_filling
+
+
 def _is_moving(result: StatusResult) -> bool:
     """Whether waiting may show something new: a backfill that somebody works, or is about to."""
-    if result.phase != "backfilling" or result.error or result.is_paused:
+    if result.error or result.is_paused or not (result.phase == "backfilling" or result.is_filling):
         return False
     return result.worker.state == "running" or is_starting(result)
 
@@ -105,15 +93,17 @@ async def read_status(context: OperationContext, ledger: Ledger, migration: Migr
     answer = StatusResult(
         summary=context.notice(migration.target.connection) + _summary(migration, worker, progress, is_paused=pace.is_paused),
         warnings=warnings,
-        undo=_UNDO[migration.phase],
+        undo=undo_of(migration),
         migration_id=migration.id,
         phase=migration.phase.value,
         error=migration.error,
         is_paused=pace.is_paused,
+        is_filling=_is_being_filled(migration),
         source=migration.source.collection,
         target=migration.target.collection,
         strategy=migration.strategy,
-        model=migration.model.name,
+        model=migration.model.name if migration.model is not None else None,
+        coverage=None if migration.filled is None else round(migration.filled.share, 6),
         progress=progress,
         worker=worker,
         failed_points=[FailedPoint(point_id=f.point_id, reason=f.reason) for f in failed[:MOST_LISTED]],
@@ -121,8 +111,15 @@ async def read_status(context: OperationContext, ledger: Ledger, migration: Migr
         pace=pace.model_dump(exclude_none=True),
     )
     step, later = _next_step(migration, answer)
-    watch = f"qdrant-model-migration status {migration.id} --watch" if migration.phase is Phase.BACKFILLING else None
+    is_moving = migration.phase is Phase.BACKFILLING or answer.is_filling
+    watch = f"qdrant-model-migration status {migration.id} --watch" if is_moving else None
     return answer.model_copy(update={"next_step": step, "check_again_after_s": later, "watch_command": watch})
+
+
+def _is_being_filled(migration: Migration) -> bool:
+    """Whether the readers have moved and the field that is filled afterwards is not complete yet."""
+    is_over = migration.filled is not None and migration.filled.has_converged
+    return migration.phase is Phase.CUT_OVER and migration.is_filling and not is_over
 
 
 def worker_of(lease: Lease) -> Worker:
@@ -145,7 +142,7 @@ def _summary(migration: Migration, worker: Worker, progress: Progress, *, is_pau
         return f"{head}, stopped by an error: {migration.error}"
     if is_paused:
         head += ", paused"
-    if migration.phase is Phase.BACKFILLING:
+    if _is_being_filled(migration) or migration.phase is Phase.BACKFILLING:
         share = f"{progress.read:,} of {progress.total:,} points"
         rate = f", {progress.points_per_second:.0f}/s" if progress.points_per_second else ""
         eta = f", about {_span(progress.eta_seconds)} left" if progress.eta_seconds else ""
@@ -170,28 +167,40 @@ _UNDO = {
 }
 
 
+def undo_of(migration: Migration) -> str:
+    """How to take the migration back as it stands."""
+    if migration.is_in_place and migration.is_open:
+        what = "restores the quantization as it was" if migration.made is None else f"removes the vector {migration.making.field!r}"
+        return f"finish_migration with action='discard_new' {what}; nothing else of the collection was changed."
+    return _UNDO[migration.phase]
+
+
 def _next_step(migration: Migration, answer: StatusResult) -> tuple[NextStep | None, int | None]:
     """The next call, and in how many seconds it makes sense (None: now)."""
     me = {"migration_id": migration.id}
     phase = migration.phase
     if answer.is_paused and phase in (Phase.TARGET_CREATED, Phase.BACKFILLING, Phase.BACKFILLED):
         return None, None
-    if phase is Phase.BACKFILLING:
+    if phase is Phase.BACKFILLING or answer.is_filling:
         if migration.error or (answer.worker.state != "running" and not is_starting(answer)):
             return NextStep(tool="start_backfill", arguments=me, why="take the work up where it was left; nothing is lost"), None
         eta = answer.progress.eta_seconds or 0
         if eta > 120:
             return None, min(eta, 3600)
         return NextStep(tool="migration_status", arguments={**me, "wait_seconds": 30}, why="wait for the backfill"), None
+    if phase is Phase.CUT_OVER and migration.is_fill_due:
+        return NextStep(
+            tool="start_backfill", arguments=me, why="the readers are on the copy: fill its new field now, while the app goes on"
+        ), None
+    if phase is Phase.CUT_OVER and migration.has_fill_stage and _is_unverified_fill(migration):
+        return NextStep(tool="verify_target", arguments=me, why="prove that the new field is complete"), None
     if phase is Phase.ROLLED_BACK and migration.error:
         # What is left is a person's choice: copy those writes by hand, or give the target up.
         return None, None
     steps: dict[Phase, NextStep] = {
         Phase.TARGET_CREATED: NextStep(tool="start_backfill", arguments=me, why="fill the target in the background"),
         Phase.BACKFILLED: NextStep(tool="verify_target", arguments=me, why="prove that the target is complete"),
-        Phase.VERIFIED: NextStep(tool="compare_models", arguments=me, why="see whether the new model finds as well")
-        if migration.comparison is None and migration.source_match is not None and migration.source_match.is_match
-        else NextStep(tool="swap_alias", arguments=me, why="see the plan of the cutover; it changes nothing yet"),
+        Phase.VERIFIED: after_verification(migration),
         Phase.CUT_OVER: NextStep(
             tool="finish_migration",
             arguments={**me, "action": "keep_old"},
@@ -200,3 +209,29 @@ def _next_step(migration: Migration, answer: StatusResult) -> tuple[NextStep | N
         Phase.ROLLED_BACK: NextStep(tool="start_backfill", arguments=me, why="bring the target up to date again"),
     }
     return steps.get(phase), None
+
+
+def is_comparable(migration: Migration) -> bool:
+    """Whether old and new model can be compared now: the old one is known, and the new vectors are there."""
+    is_known = migration.source_match is not None and migration.source_match.is_match
+    return is_known and migration.made is not None and not migration.is_fill_due
+
+
+def after_verification(migration: Migration) -> NextStep:
+    """What follows a verification that found nothing wrong."""
+    me = {"migration_id": migration.id}
+    if migration.comparison is None and is_comparable(migration):
+        return NextStep(tool="compare_models", arguments=me, why="see whether the new model finds as well")
+    if migration.is_in_place or migration.phase is Phase.CUT_OVER:
+        why = "when every reader has changed as app_changes says: see the plan that ends the migration and keeps what is old"
+        return NextStep(tool="finish_migration", arguments={**me, "action": "keep_old"}, why=why)
+    why = "see the plan of the cutover; it changes nothing yet"
+    if migration.is_fill_due:
+        why = "old queries go on after the swap, so it may come before the slow filling of the new field; the plan changes nothing yet"
+    return NextStep(tool="swap_alias", arguments=me, why=why)
+
+
+def _is_unverified_fill(migration: Migration) -> bool:
+    """Whether the last verification was made before the new field was filled."""
+    verification, filled = migration.verification, migration.filled
+    return filled is not None and (verification is None or (verification.coverage or 0.0) < filled.share - 0.001)

@@ -8,13 +8,16 @@ from typing import Literal
 from qdrant_model_migration.domain.catch_up import is_caught_up
 from qdrant_model_migration.domain.cutover import (
     SwapFacts,
+    breaks_back,
     breaks_of,
     check_gates,
     comparison_line,
+    moves_across,
     moves_back,
     moves_forward,
     named,
     overrides_of,
+    reversed_moves,
     shown,
 )
 from qdrant_model_migration.domain.migration import Cutover, Migration, Moved
@@ -28,7 +31,6 @@ from qdrant_model_migration.operations.plans import issue_plan, redeem
 from qdrant_model_migration.operations.speed import check_speed
 from qdrant_model_migration.operations.sweep import has_numbers, sweep_until_quiet
 from qdrant_model_migration.operations.work import Work
-from qdrant_model_migration.qdrant.gateway import Gateway
 from qdrant_model_migration.qdrant.ledger import Ledger
 from qdrant_model_migration.results import SwapOutcome, SwapPlan, WriteGap
 
@@ -37,21 +39,27 @@ MOST_PASSES = 8
 
 
 async def swap_facts(
-    gateway: Gateway, migration: Migration, direction: Direction, alias: str | None, *, checks_age: bool = True
+    context: OperationContext, migration: Migration, direction: Direction, alias: str | None, *, checks_age: bool = True
 ) -> SwapFacts:
     """What the plan rests on, as it is now. The age of the verification is judged when a plan is made or begun, not at its end.
 
     Raises:
         Refused: a gate does not hold.
     """
-    aliases = await gateway.aliases()
+    sources, targets = await context.gateway(migration.source.connection), await context.gateway(migration.target.connection)
+    aliases = await targets.aliases()
     left: tuple[str, ...]
     if direction == "forward":
         check_gates(migration, datetime.now(UTC) if checks_age else None)
-        moves, left = moves_forward(migration, aliases, alias)
-        source = await gateway.describe(migration.source.collection)
-        old = source.field(migration.embed.source_field or "")
-        breaks = breaks_of(migration, moves, old.size if old else None, is_numbered=has_numbers(source))
+        source = await sources.describe(migration.source.collection)
+        moves, left = (
+            moves_across(migration, source.aliases, aliases, await targets.collections(), alias)
+            if migration.is_across_servers
+            else moves_forward(migration, aliases, alias)
+        )
+        old = source.field(migration.dense_field or "")
+        target = await targets.describe(migration.target.collection)
+        breaks = breaks_of(migration, moves, old.size if old else None, is_numbered=has_numbers(source, target))
         created = [m.alias for m in moves if m.previous is None]
         if created and left:
             breaks = (
@@ -59,20 +67,24 @@ async def swap_facts(
                 "readers. Was that one meant?",
                 *breaks,
             )
-        undo = f"swap_alias with direction='back' points {named(moves)} to {migration.source.collection!r}."
+        undo = (
+            f"swap_alias with direction='back' removes {named(moves)} from this server; the app connects to the old one again."
+            if migration.is_across_servers
+            else f"swap_alias with direction='back' points {named(moves)} to {migration.source.collection!r}."
+        )
         overrides = overrides_of(migration)
     else:
         migration.check_allows("swap_alias:back")
         moves, left = moves_back(migration, aliases), ()
         names = named(moves)
-        target = migration.target.collection
+        target_name = migration.target.collection
         breaks = (
-            f"From that moment queries through {names} must be embedded with the old model ({migration.current_model or 'not stated'}) again.",
-            f"What was written to {target!r} since {migration.cutover.at if migration.cutover else 'the swap'} is not in "
-            f"{migration.source.collection!r}: this version carries nothing back. It stays in {target!r} only.",
+            breaks_back(migration, names),
+            f"What was written to {target_name!r} since {migration.cutover.at if migration.cutover else 'the swap'} is not in "
+            f"{migration.source.collection!r}: this version carries nothing back. It stays in {target_name!r} only.",
         )
         undo = (
-            f"When nothing was written to {target!r} since the swap, start_backfill brings it up to date and a new swap moves forward again; else it "
+            f"When nothing was written to {target_name!r} since the swap, start_backfill brings it up to date and a new swap moves forward again; else it "
             "is refused, so that those writes are not lost."
         )
         overrides = ()
@@ -87,14 +99,14 @@ async def swap_facts(
         overrides=overrides,
         breaks=breaks,
         undo=undo,
-        source_points=await gateway.points.count(migration.source.collection),
-        target_points=await gateway.points.count(migration.target.collection),
+        source_points=await sources.points.count(migration.source.collection),
+        target_points=await targets.points.count(migration.target.collection),
     )
 
 
-async def plan_swap(gateway: Gateway, ledger: Ledger, migration: Migration, direction: Direction, alias: str | None) -> SwapPlan:
+async def plan_swap(context: OperationContext, ledger: Ledger, migration: Migration, direction: Direction, alias: str | None) -> SwapPlan:
     """Make and keep a plan; changes nothing."""
-    facts = await swap_facts(gateway, migration, direction, alias)
+    facts = await swap_facts(context, migration, direction, alias)
     code, expires_at = await issue_plan(
         ledger,
         migration.id,
@@ -109,7 +121,7 @@ async def plan_swap(gateway: Gateway, ledger: Ledger, migration: Migration, dire
 
 
 def _question(facts: SwapFacts) -> str:
-    moves = "; ".join(f"alias {m.alias!r}: {m.previous or '(new)'} -> {m.current}" for m in facts.moves)
+    moves = "; ".join(f"alias {m.alias!r}: {m.previous or '(new)'} -> {m.current or '(removed)'}" for m in facts.moves)
     accepts = f" Agreeing accepts: {'; '.join(facts.overrides)}." if facts.overrides else ""
     return f"{moves}. {' '.join(facts.breaks[:2])}{accepts}"
 
@@ -122,8 +134,8 @@ async def why_void(
     Raises:
         Refused: it was never issued, or a gate does not hold.
     """
-    gateway, ledger = await context.gateway(migration.target.connection), await context.ledger(migration.target.connection)
-    facts = await swap_facts(gateway, migration, direction, alias, checks_age=checks_age)
+    ledger = await context.ledger(migration.target.connection)
+    facts = await swap_facts(context, migration, direction, alias, checks_age=checks_age)
     return await redeem(ledger, migration.id, code, "swap", facts.digest(with_counts=migration.writes == "frozen"))
 
 
@@ -199,7 +211,7 @@ async def _prepared(work: Work, direction: Direction, alias: str | None, code: s
         void = await why_void(work.context, work.migration, direction, alias, code, checks_age=False)
         if void is not None:
             raise Refused(f"Nothing was changed: {void}.")
-    facts = await swap_facts(work.target, work.migration, direction, alias, checks_age=False)
+    facts = await swap_facts(work.context, work.migration, direction, alias, checks_age=False)
     target_mark = await work.target.points.watermark(work.migration.target.collection)
     written, work.written = work.written or {}, None
     seen = await work.source.points.watermark(work.migration.source.collection) or 0
@@ -222,8 +234,7 @@ async def _interrupted(work: Work, direction: Direction) -> tuple[Moved, ...] | 
     """
     cutover = work.migration.cutover
     assert cutover is not None
-    back = tuple(Moved(alias=m.alias, previous=m.current, current=m.previous or work.migration.source.collection) for m in cutover.moves)
-    moves = cutover.moves if direction == "forward" else back
+    moves = cutover.moves if direction == "forward" else reversed_moves(work.migration)
     aliases = await work.target.aliases()
     if any(aliases.get(m.alias) not in (m.previous, m.current) for m in moves):
         await work.change(lambda m: m.model_copy(update={"intent": None}))
@@ -274,11 +285,19 @@ async def _close_the_lag(work: Work) -> int | None:
     )
 
 
+async def _point(work: Work, alias: str, collection: str | None) -> None:
+    """Point an alias, or remove one that is to point nowhere."""
+    if collection is None:
+        await work.target.delete_alias(alias)
+    else:
+        await work.target.point_alias(alias, collection)
+
+
 async def _refuse_if_changed(work: Work) -> None:
     """Operations were carried out on a source that was said to be frozen; harmless ones (an index, our own no-op) change no point."""
     work.progress.stage = "looking whether the source changed"
     tally = Tally()
-    async for _ in differences(work, await expectation(work, checks_embedded=False), tally):
+    async for _ in differences(work, await expectation(work, checks_made=False), tally):
         pass
     changed = sum(tally.differences.values())
     if changed:
@@ -298,7 +317,7 @@ async def _move(work: Work, moves: tuple[Moved, ...]) -> None:
     try:
         for moved in moves:
             work.check()
-            await work.target.point_alias(moved.alias, moved.current)
+            await _point(work, moved.alias, moved.current)
     except (LeaseLost, ConnectionFailed, Interrupted):
         raise
     except MigrationError as error:
@@ -306,9 +325,6 @@ async def _move(work: Work, moves: tuple[Moved, ...]) -> None:
         for moved in moves:
             if aliases.get(moved.alias) != moved.current:
                 continue
-            if moved.previous is None:
-                await work.target.delete_alias(moved.alias)
-            else:
-                await work.target.point_alias(moved.alias, moved.previous)
+            await _point(work, moved.alias, moved.previous)
         await work.change(lambda m: m.model_copy(update={"intent": None}))
         raise type(error)(f"The swap failed and the aliases are as before: {error}") from None

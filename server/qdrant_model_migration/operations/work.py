@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 
 from qdrant_model_migration.domain.collection import Collection
-from qdrant_model_migration.domain.migration import EventRecord, Migration, Pace
-from qdrant_model_migration.domain.points import PointId
-from qdrant_model_migration.domain.texts import TextSource
-from qdrant_model_migration.embedders.base import Embedder
+from qdrant_model_migration.domain.migration import EventRecord, Migration, Pace, Recipe
+from qdrant_model_migration.domain.points import Point, PointId
+from qdrant_model_migration.domain.texts import NoTexts, Texts, TextSource, UnreadableTexts
+from qdrant_model_migration.embedders.base import AnyEmbedder
 from qdrant_model_migration.errors import ModelNotUsable, Refused
 from qdrant_model_migration.operations.context import OperationContext, now
+from qdrant_model_migration.operations.deriving import Deriver
 from qdrant_model_migration.qdrant.gateway import Gateway
 from qdrant_model_migration.qdrant.ledger import Ledger
 from qdrant_model_migration.results import Progress
@@ -33,6 +34,9 @@ class Work:
     ledger: Ledger
     source_collection: Collection
     check: Callable[[], None]
+    texts: Texts = field(default_factory=NoTexts)
+    deriver: Deriver | None = None
+    """Makes the made field of other vectors, where the recipe says so."""
     epoch: int = 0
     inserts_by_mode: bool = False
     pace: Pace = field(default_factory=Pace)
@@ -50,10 +54,6 @@ class Work:
         return self.migration.id
 
     @property
-    def text(self) -> TextSource:
-        return TextSource.parse(self.migration.text_field)
-
-    @property
     def copied(self) -> dict[str, str]:
         """Copied fields: name in the source -> name in the target."""
         return {r.source_field or "": r.field for r in self.migration.copies}
@@ -64,17 +64,39 @@ class Work:
         return min(PAGE, self.source_collection.page_limit or PAGE)
 
     @property
-    def embed_field(self) -> str:
-        return self.migration.embed.field
+    def made(self) -> Recipe | None:
+        return self.migration.made
 
-    async def embedder(self) -> Embedder:
+    @property
+    def made_field(self) -> str:
+        return self.migration.making.field
+
+    @property
+    def makes_now(self) -> bool:
+        """Whether a point that is written gets its made vector with it; a field that is filled later stays empty at first."""
+        return self.made is not None and (self.made.stage == "insert" or self.migration.is_filling)
+
+    @property
+    def read_fields(self) -> list[str]:
+        """Vector fields of the source that the recipes need."""
+        derived = [self.made.source_field or ""] if self.made is not None and self.made.is_derived else []
+        return [*self.copied, *(name for name in derived if name not in self.copied)]
+
+    def derived(self, points: Sequence[Point]) -> list[Point]:
+        """The points with what the recipe makes of their own vectors; as they are where it makes nothing of them."""
+        if self.deriver is None or self.made is None:
+            return list(points)
+        rows = self.deriver.derive([p.vectors.get(self.made.source_field or "") for p in points])
+        return [replace(point, derived=row) for point, row in zip(points, rows, strict=True)]
+
+    async def embedder(self) -> AnyEmbedder:
         """The new model; loaded at its first use.
 
         Raises:
             ModelNotUsable: it is not the model the migration was planned with.
         """
-        loaded = await self.context.catalogue.load(self.migration.model.name)
-        planned = self.migration.model
+        planned = self.migration.spec
+        loaded = await self.context.any_model(planned.name, self.migration.target.connection)
         if loaded.spec.dimensions != planned.dimensions or loaded.spec.fingerprint != planned.fingerprint:
             raise ModelNotUsable(
                 f"Model {planned.name!r} on this machine is not the one that migration {self.id} was planned with: "
@@ -99,19 +121,47 @@ async def open_work(context: OperationContext, migration: Migration, check: Call
     target = await context.gateway(migration.target.connection)
     ledger = await context.ledger(migration.target.connection)
     has_source = await source.exists(migration.source.collection)
+    described = (
+        await source.describe(migration.source.collection)
+        if has_source
+        else Collection(name=migration.source.collection, points=0, fields=(), config={})
+    )
     return Work(
         context=context,
         migration=migration,
         source=source,
         target=target,
         ledger=ledger,
-        source_collection=await source.describe(migration.source.collection)
-        if has_source
-        else Collection(name=migration.source.collection, points=0, fields=(), config={}),
+        source_collection=described,
         check=check,
+        texts=await _texts(context, migration),
+        deriver=await _deriver(migration, ledger, described),
         epoch=epoch,
         pace=await ledger.pace(migration.id),
     )
+
+
+async def _texts(context: OperationContext, migration: Migration) -> Texts:
+    if migration.texts is not None:
+        try:
+            return await context.recorded_texts(migration.texts)
+        except Refused as error:
+            # A migration can be swapped, rolled back and finished without them.
+            return UnreadableTexts(expression=migration.texts.expression, reason=str(error))
+    return TextSource.parse(migration.text_field) if migration.text_field else NoTexts()
+
+
+async def _deriver(migration: Migration, ledger: Ledger, source: Collection) -> Deriver | None:
+    """What the recipe makes vectors of vectors with; a map that is not fitted yet makes none."""
+    made = migration.made
+    if made is None or not made.is_derived:
+        return None
+    field = source.field(made.source_field or "")
+    if made.kind == "truncate":
+        size = field.size if field is not None and field.size is not None else made.dimensions or 0
+        return Deriver.truncate(size, made.dimensions or 0)
+    found = await ledger.load_map(migration.id)
+    return Deriver.linear_map(found) if found is not None else None
 
 
 def read_only_check() -> None:

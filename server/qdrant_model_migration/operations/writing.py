@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import anyio
+import numpy as np
 
 from qdrant_model_migration.domain.migration import FailedRecord
 from qdrant_model_migration.domain.model import Side
 from qdrant_model_migration.domain.points import Point, PointId, tag
 from qdrant_model_migration.embedders.retrying import embed_resilient
+from qdrant_model_migration.embedders.server_side import ServerSideEmbedder
 from qdrant_model_migration.errors import BatchTooLarge, MigrationError, Refused
 from qdrant_model_migration.operations.work import Work
 
@@ -30,22 +33,67 @@ class Made:
 
 
 async def make_points(work: Work, sources: Sequence[Point], *, is_stopping: Callable[[], bool]) -> Made:
-    """Apply the recipes: ids and payloads as they are, copied vectors as they are, texts embedded with the new model.
+    """Apply the recipes: ids and payloads as they are, copied vectors as they are, the made vector where it is due now.
 
     Raises:
         Refused: a text is missing or too long and the stated policy is to stop.
         Interrupted, TransientEmbedding, ModelNotUsable: see `embed_resilient`.
     """
     made = Made()
-    migration, source_text = work.migration, work.text
-    texts = [source_text.extract(p.payload) for p in sources]
+    recipe = work.made
+    values: dict[int, Any] = {}
+    left_out: set[int] = set()
+    if recipe is not None and recipe.is_derived:
+        values = _derive(work, sources, made)
+    elif recipe is not None and work.makes_now:
+        values, without = await embed_texts(work, sources, made, is_stopping=is_stopping)
+        if work.migration.on_missing_text == "skip":
+            left_out = without  # by policy: the verification sees it by the missing text
+    for i, source in enumerate(sources):
+        if i in left_out:
+            continue
+        fields = {new: source.vectors[old] for old, new in work.copied.items() if old in source.vectors}
+        if i in values and recipe is not None:
+            fields[recipe.field] = values[i]
+        made.points.append(Point(id=source.id, payload=source.payload, vectors=fields, shard_key=source.shard_key))
+    return made
+
+
+def _derive(work: Work, sources: Sequence[Point], made: Made) -> dict[int, Any]:
+    """Vectors made of the points' own ones, by position."""
+    field = work.migration.making.source_field or ""
+    values: dict[int, Any] = {}
+    for i, point in enumerate(work.derived(sources)):
+        if point.derived is not None:
+            values[i] = point.derived
+        elif point.vectors.get(field) is not None:
+            reason = work.deriver.reason(point.vectors[field]) if work.deriver is not None else "the map is not there"
+            made.failed.append(FailedRecord(point_id=tag(point.id), reason=reason, is_stored=True))
+    return values
+
+
+async def embed_texts(
+    work: Work, sources: Sequence[Point], made: Made, *, is_stopping: Callable[[], bool]
+) -> tuple[dict[int, Any], set[int]]:
+    """Vectors of the points' texts by position, and the positions without a text; what was met on the way is counted in `made`.
+
+    Where the server embeds, a vector is the text itself, for the server to embed when it is written.
+
+    Raises:
+        Refused: a text is missing or too long and the stated policy is to stop.
+        Interrupted, TransientEmbedding, ModelNotUsable: see `embed_resilient`.
+    """
+    migration = work.migration
+    texts = [work.texts.of(p) for p in sources]
     present = [i for i, text in enumerate(texts) if text is not None]
     if len(present) < len(texts) and migration.on_missing_text == "stop":
         first = next(i for i, text in enumerate(texts) if text is None)
         raise Refused(
-            f"The backfill stopped, nothing is lost: point {tag(sources[first].id)} holds no text at {migration.text_field!r}, "
+            f"The backfill stopped, nothing is lost: point {tag(sources[first].id)} holds no text at {work.texts.expression!r}, "
             "and the migration was created with on_missing_text='stop'."
         )
+    made.without_text = len(texts) - len(present)
+    without = {i for i, text in enumerate(texts) if text is None}
     embedder = await work.embedder()
     wanted = [texts[i] or "" for i in present]
     counts = await embedder.count_tokens(wanted) if wanted else []
@@ -59,19 +107,17 @@ async def make_points(work: Work, sources: Sequence[Point], *, is_stopping: Call
                 f"The backfill stopped, nothing is lost: the text of point {tag(sources[present[long[0]]].id)} has {counts[long[0]]} tokens, the model "
                 f"reads {limit}, and the migration was created with on_long_text='stop'."
             )
+    if isinstance(embedder, ServerSideEmbedder):
+        return {present[j]: embedder.placeholder(text) for j, text in enumerate(wanted)}, without
     rows, failures = await embed_resilient(embedder, wanted, Side.DOCUMENT, should_stop=is_stopping)
     reasons = {f.index: f.reason for f in failures}
-    vectors = {present[j]: row.tolist() for j, row in enumerate(rows) if row is not None}
-    made.failed = [FailedRecord(point_id=tag(sources[present[j]].id), reason=reason, is_stored=True) for j, reason in reasons.items()]
-    made.without_text = len(texts) - len(present)
-    for i, source in enumerate(sources):
-        if texts[i] is None and migration.on_missing_text == "skip":
-            continue  # by policy: the verification sees it by the missing text
-        fields = {new: source.vectors[old] for old, new in work.copied.items() if old in source.vectors}
-        if i in vectors:
-            fields[work.embed_field] = vectors[i]
-        made.points.append(Point(id=source.id, payload=source.payload, vectors=fields, shard_key=source.shard_key))
-    return made
+    made.failed += [FailedRecord(point_id=tag(sources[present[j]].id), reason=reason, is_stored=True) for j, reason in reasons.items()]
+    return {present[j]: as_stored(row) for j, row in enumerate(rows) if row is not None}, without
+
+
+def as_stored(row: Any) -> Any:
+    """A row of any kind of model as our points hold vectors: lists of numbers, or a mapping where it is sparse."""
+    return row.tolist() if isinstance(row, np.ndarray) else row
 
 
 async def insert_points(work: Work, points: Sequence[Point]) -> None:

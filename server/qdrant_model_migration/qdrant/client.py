@@ -106,6 +106,8 @@ class Caller:
 
     def _from_grpc(self, error: grpc.aio.AioRpcError) -> MigrationError:
         code, text = error.code(), _short(error.details() or "")
+        if _NO_INFERENCE in text:
+            return no_inference(text)
         kinds: dict[grpc.StatusCode, Callable[[str], MigrationError]] = {
             grpc.StatusCode.NOT_FOUND: NotFound,
             grpc.StatusCode.ALREADY_EXISTS: AlreadyExists,
@@ -122,6 +124,14 @@ def _retry_delay(error: Exception) -> bool | timedelta:
     if isinstance(error, RateLimited) and error.retry_after_s is not None:
         return timedelta(seconds=min(60.0, max(0.1, error.retry_after_s)))
     return isinstance(error, ConnectionFailed)
+
+
+_NO_INFERENCE = "InferenceService URL not configured"
+
+
+def no_inference(text: str) -> Unsupported:
+    """The server says so with a status that means a passing fault; it would say it again however often it is asked."""
+    return Unsupported(f"This Qdrant has no inference service, and computes nothing itself but BM25: {text}.")
 
 
 def no_key() -> AccessDenied:
@@ -150,6 +160,8 @@ def from_status(error: UnexpectedResponse) -> MigrationError:
             return BatchTooLarge(f"Qdrant refused the size of the request: {text}")
         case 422:
             return RequestRejected(text)
+        case 500 if _NO_INFERENCE in text:
+            return no_inference(text)
         case _:
             return ConnectionFailed(f"Qdrant answered with status {error.status_code}: {text}")
 
@@ -213,6 +225,8 @@ def open_caller(connection: Connection, *, patience_s: float, timeout_s: float) 
                 api_key=key,
                 timeout=max(1, int(timeout_s)),
                 check_compatibility=False,
+                # Not about the cloud: without it the client would embed a `Document` itself, after a download of its own.
+                cloud_inference=True,
             )
 
     rest = client(prefer_grpc=False)

@@ -6,15 +6,19 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 import anyio
-from pydantic import BaseModel, ConfigDict, TypeAdapter
+from pydantic import BaseModel, ConfigDict
 from qdrant_client import models
 
-from qdrant_model_migration.domain.collection import Collection, Json, Replica
+from qdrant_model_migration.domain import quantization
+from qdrant_model_migration.domain.collection import Collection, FieldKind, Json, Replica, VectorField
+from qdrant_model_migration.domain.quantization import QuantizationSettings, settings_of
 from qdrant_model_migration.errors import AccessDenied, ConnectionFailed, MigrationError, NotFound, RequestRejected, Unsupported
 from qdrant_model_migration.qdrant import translate
 from qdrant_model_migration.qdrant.client import Caller, close_caller, open_caller
 from qdrant_model_migration.qdrant.points import Points
+from qdrant_model_migration.qdrant.raw import Raw
 from qdrant_model_migration.qdrant.shards import Shards
+from qdrant_model_migration.qdrant.vectors import Vectors
 from qdrant_model_migration.settings import Connection
 
 Version = tuple[int, int, int]
@@ -70,6 +74,8 @@ class Gateway:
         self.connection = caller.connection
         self.points = Points(caller)
         self.shards = Shards(caller)
+        self.vectors = Vectors(caller)
+        self._raw = Raw(caller)
         self._facts: ServerFacts | None = None
 
     @classmethod
@@ -157,7 +163,7 @@ class Gateway:
             collections = await self.collections()
         except AccessDenied:
             # A key limited to some collections may not list; the collection itself still answers.
-            await self.call(lambda: self.call.rest.get_collection(name))
+            await self._raw.describe(name)
             return name, None
         if name in aliases:
             return aliases[name], name
@@ -171,12 +177,12 @@ class Gateway:
         Raises:
             NotFound: it does not exist.
         """
-        info = await self.call(lambda: self.call.rest.get_collection(name))
+        info = await self._raw.describe(name)
         try:
             aliases = [alias for alias, collection in (await self.aliases()).items() if collection == name]
         except AccessDenied:
             aliases = []
-        is_custom = info.config.params.sharding_method == models.ShardingMethod.CUSTOM
+        is_custom = info["config"]["params"].get("sharding_method") == models.ShardingMethod.CUSTOM.value
         keys = await self.shards.keys(name) if is_custom else []
         try:
             replicas = await self.replicas(name)
@@ -203,9 +209,8 @@ class Gateway:
 
     async def queue_length(self, name: str) -> int | None:
         """Updates that wait to be applied; None where the server does not tell."""
-        info = await self.call(lambda: self.call.rest.get_collection(name))
-        queue = getattr(info, "update_queue", None)
-        return None if queue is None else int(queue.length)
+        queue = (await self._raw.describe(name)).get("update_queue")
+        return None if queue is None else int(queue["length"])
 
     # --- collections
 
@@ -219,8 +224,8 @@ class Gateway:
         """
         if create.get("sharding_method") == models.ShardingMethod.CUSTOM.value:
             await self.require_cluster(f"{name!r}")
-        arguments = translate.creation(create)
-        await self.call(lambda: self.call.rest.create_collection(name, **arguments))
+        # The rest is no part of the request: it takes calls of its own.
+        await self._raw.create(name, {key: value for key, value in create.items() if key not in ("params_after", "shard_keys")})
         try:
             diff = {k: v for k, v in (create.get("params_after") or {}).items() if v is not None}
             if diff:
@@ -248,25 +253,32 @@ class Gateway:
 
     async def create_payload_index(self, name: str, field: str, index: Json) -> None:
         """An index with the parameters of the source's. The embedded database has none."""
-        if self.connection.is_embedded:
-            return
-        params = index.get("params")
-        schema = _INDEX.validate_python(params) if params else models.PayloadSchemaType(index["data_type"])
-        await self.call(lambda: self.call.rest.create_payload_index(name, field, field_schema=schema, wait=True))
+        await self._raw.index(name, field, index.get("params") or index["data_type"])
 
     async def update(self, name: str, changes: Json) -> None:
         """Change `optimizers`, `params`, `strict_mode`, `metadata` of a collection, given as JSON."""
-        optimizers = models.OptimizersConfigDiff.model_validate(changes["optimizers"]) if changes.get("optimizers") else None
-        params = models.CollectionParamsDiff.model_validate(changes["params"]) if changes.get("params") else None
-        strict = models.StrictModeConfig.model_validate(changes["strict_mode"]) if changes.get("strict_mode") else None
-        metadata = changes.get("metadata")
-        if self.connection.is_embedded and metadata is None:
-            return
-        await self.call(
-            lambda: self.call.rest.update_collection(
-                name, optimizers_config=optimizers, collection_params=params, strict_mode_config=strict, metadata=metadata
+        keys = {"optimizers": "optimizers_config", "params": "params", "strict_mode": "strict_mode_config", "metadata": "metadata"}
+        await self._raw.update(name, {keys[key]: value for key, value in changes.items() if value is not None})
+
+    async def set_quantization(self, name: str, wanted: QuantizationSettings) -> Collection:
+        """Set the quantization of a collection and its fields, where it differs, in one request; the description read back.
+
+        The server goes on to quantize its segments: `wait_until_ready`.
+
+        Raises:
+            MigrationError: it kept another configuration, or somebody else changed it at the same time.
+        """
+        body = quantization.request(settings_of(await self.describe(name)), wanted)
+        if body:
+            await self._raw.update(name, body)
+        found = await self.describe(name)
+        missing = quantization.request(settings_of(found), wanted)
+        if missing:
+            raise MigrationError(
+                f"The quantization of {name!r} was set, but reads back otherwise in {', '.join(quantization.paths(missing))}: "
+                "this server does not keep it, or somebody else changes it."
             )
-        )
+        return found
 
     async def delete_collection(self, name: str) -> None:
         """Delete a collection. Its aliases would vanish with it, so it is refused while one points there.
@@ -302,6 +314,54 @@ class Gateway:
                     return made[0]
                 await anyio.sleep(0.5)
         raise ConnectionFailed(f"The snapshot of {name!r} was not finished within {timeout_s:.0f} s; nothing was deleted.")
+
+    # --- vector fields
+
+    async def add_vector(self, name: str, field: VectorField) -> None:
+        """Add a vector field to a collection (>= 1.18, embedded); existing points lack it until it is filled.
+
+        What the call does not take (HNSW, quantization, on disk) is set by `tune_vector`.
+
+        Raises:
+            Unsupported: this server cannot.
+        """
+        await self.require("create_vector_name", f"adding the vector field {field.name!r} to {name!r}")
+        config: models.DenseVectorNameConfig | models.SparseVectorNameConfig
+        if field.kind is FieldKind.SPARSE:
+            sparse = {key: field.config[key] for key in ("modifier", "datatype") if field.config.get(key) is not None}
+            config = models.SparseVectorNameConfig(sparse=models.SparseVectorConfig.model_validate(sparse))
+        else:
+            known = ("size", "distance", "multivector_config", "datatype")
+            dense = {key: field.config[key] for key in known if field.config.get(key) is not None}
+            config = models.DenseVectorNameConfig(dense=models.DenseVectorConfig.model_validate(dense))
+        await self.call(lambda: self.call.rest.create_vector_name(name, field.name, config, wait=True))
+
+    async def tune_vector(self, name: str, field: VectorField) -> None:
+        """Set what a vector field is created without: HNSW, quantization, on disk. The embedded database has none of it."""
+        if self.connection.is_embedded:
+            return
+        if field.kind is FieldKind.SPARSE:
+            body: Json = {"sparse_vectors": {field.name: field.config}} if field.config.get("index") else {}
+        else:
+            known = ("hnsw_config", "quantization_config", "on_disk")
+            wanted = {key: field.config[key] for key in known if field.config.get(key) is not None}
+            body = {"vectors": {field.name: wanted}} if wanted else {}
+        if body:
+            await self._raw.update(name, body)
+
+    async def delete_vector(self, name: str, field: str) -> None:
+        """Remove a vector field, with its vectors, from a collection (>= 1.18, embedded); nothing happens when it is not there.
+
+        Raises:
+            Unsupported: this server cannot.
+            RequestRejected: it is still there afterwards.
+        """
+        await self.require("create_vector_name", f"removing the vector field {field!r} from {name!r}")
+        if (await self.describe(name)).field(field) is None:
+            return
+        await self.call(lambda: self.call.rest.delete_vector_name(name, field, wait=True))
+        if (await self.describe(name)).field(field) is not None:
+            raise RequestRejected(f"Vector {field!r} of {name!r} was not removed: Qdrant still lists it.")
 
     # --- aliases
 
@@ -339,16 +399,13 @@ class Gateway:
         in_a_row = 0
         with anyio.move_on_after(timeout_s):
             while in_a_row < looks:
-                info = await self.call(lambda: self.call.rest.get_collection(name))
-                queue = getattr(info, "update_queue", None)
-                is_calm = info.status == models.CollectionStatus.GREEN and (queue is None or queue.length == 0)
+                info = await self._raw.describe(name)
+                queue = info.get("update_queue")
+                is_calm = info["status"] == models.CollectionStatus.GREEN.value and (queue is None or queue["length"] == 0)
                 is_calm = is_calm and all(r.is_active for r in await self.replicas(name))
                 in_a_row = in_a_row + 1 if is_calm else 0
-                if info.status == models.CollectionStatus.GREY:
+                if info["status"] == models.CollectionStatus.GREY.value:
                     # Grey never resolves by itself; any write, even one that finds nothing, wakes the optimizers.
                     await self.points.wake(name)
                 await anyio.sleep(every_s)
         return in_a_row >= looks
-
-
-_INDEX: TypeAdapter[models.PayloadSchemaParams] = TypeAdapter(models.PayloadSchemaParams)

@@ -23,9 +23,13 @@ from pydantic import BaseModel
 from qdrant_client import models
 
 from qdrant_model_migration.domain.collection import Json
+from qdrant_model_migration.domain.linear_map import LinearMap
+from qdrant_model_migration.domain.map_records import MapIndex, MapPart, assembled, disassembled
 from qdrant_model_migration.domain.migration import (
     EventRecord,
+    Evidence,
     FailedRecord,
+    HeldOut,
     Lease,
     Migration,
     Operation,
@@ -233,6 +237,49 @@ class Ledger:
             await self._call(
                 lambda: self._call.rest.delete(self.collection, points_selector=models.PointIdsList(points=list(ids)), wait=True)
             )
+
+    # --- evidence: comparisons on a sample, made before there is a migration
+
+    async def save_evidence(self, collection: str, evidence: Evidence) -> None:
+        """Keep what a comparison of two models on a sample of a collection found; the last one counts."""
+        await self._write("evidence", collection, f"{evidence.baseline}\n{evidence.candidate}", evidence)
+
+    async def evidence(self, collection: str, baseline: str, candidate: str) -> Evidence | None:
+        if not await self.exists():
+            return None
+        body = (await self._read("evidence", collection, f"{baseline}\n{candidate}")).body
+        return None if body is None else Evidence.model_validate(body)
+
+    # --- linear maps
+
+    async def save_held_out(self, migration_id: str, point_ids: list[str]) -> None:
+        """Keep which points a map was judged on, so that the judgement can be repeated by others."""
+        await self._write("held_out", migration_id, "", HeldOut(point_ids=tuple(point_ids)))
+
+    async def held_out(self, migration_id: str) -> list[str]:
+        body = (await self._read("held_out", migration_id, "")).body
+        return [] if body is None else list(HeldOut.model_validate(body).point_ids)
+
+    async def save_map(self, migration_id: str, found: LinearMap) -> None:
+        """Keep a map in parts; it is there once its index is written. Another one kept before stays whole until then."""
+        index, parts = disassembled(found)
+        for number, part in enumerate(parts):
+            await self._write("map_part", migration_id, f"{index.digest}-{number}", part)
+        await self._write("map", migration_id, "", index)
+
+    async def load_map(self, migration_id: str) -> LinearMap | None:
+        """The map that was kept, or None: there is none, or it was not written to the end.
+
+        Raises:
+            MigrationError: it was whole and no longer is.
+        """
+        body = (await self._read("map", migration_id, "")).body
+        if body is None:
+            return None
+        index = MapIndex.model_validate(body)
+        # One by one: together they may exceed what a request may hold.
+        bodies = [(await self._read("map_part", migration_id, f"{index.digest}-{number}")).body for number in range(index.parts)]
+        return assembled(index, [None if b is None else MapPart.model_validate(b) for b in bodies])
 
     # --- records
 

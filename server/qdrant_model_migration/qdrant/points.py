@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 from qdrant_client import AsyncQdrantClient, models
 
-from qdrant_model_migration.domain.points import Payload, Point, PointId, ShardKey, payload_digest
+from qdrant_model_migration.domain.points import Payload, Point, PointId, ServerText, ShardKey, payload_digest
 from qdrant_model_migration.errors import RequestRejected
 from qdrant_model_migration.qdrant import translate
 from qdrant_model_migration.qdrant.client import Caller
@@ -17,6 +17,10 @@ from qdrant_model_migration.qdrant.client import Caller
 COUNT_PAGE = 100
 """Small enough for any strict mode that allows searches at all."""
 VERSION_PAGE = 500
+
+
+Query = list[float] | list[list[float]] | Mapping[str, Any] | ServerText
+"""What is searched for: a dense vector, a multivector, a sparse `{"indices": …, "values": …}`, or a text that the server embeds."""
 
 
 class Found(BaseModel):
@@ -103,16 +107,28 @@ class Points:
         return [translate.point(p) for p in answer.points]
 
     async def search(
-        self, collection: str, vector: Sequence[float], *, using: str, limit: int, exact: bool, payload: bool = True
+        self,
+        collection: str,
+        vector: Query,
+        *,
+        using: str,
+        limit: int,
+        exact: bool,
+        payload: bool = True,
+        rescore: bool | None = None,
+        oversampling: float | None = None,
+        ignore_quantization: bool = False,
     ) -> list[Found]:
-        """Nearest points, best first; `exact` looks at every vector instead of the index."""
+        """Nearest points, best first; `exact` looks at every original vector instead of the index. The rest is for quantized fields."""
+        quantized = rescore is not None or oversampling is not None or ignore_quantization
+        how = models.QuantizationSearchParams(rescore=rescore, oversampling=oversampling, ignore=ignore_quantization) if quantized else None
         answer = await self._call(
             lambda: self._call.fast.query_points(
                 collection,
-                query=list(vector),
+                query=translate.value(vector),
                 using=using or None,
                 limit=limit,
-                search_params=self._params(exact=exact),
+                search_params=self._params(exact=exact, quantization=how),
                 with_payload=payload,
             )
         )
@@ -243,9 +259,9 @@ class Points:
             if keys:
                 await self._call(lambda: self._call.rest.delete(collection, points_selector=nothing, wait=True, shard_key_selector=keys))
 
-    def _params(self, *, exact: bool) -> models.SearchParams | None:
+    def _params(self, *, exact: bool, quantization: models.QuantizationSearchParams | None = None) -> models.SearchParams | None:
         """The embedded database always searches exactly, and warns when it is told how to."""
-        return None if self._call.connection.is_embedded else models.SearchParams(exact=exact)
+        return None if self._call.connection.is_embedded else models.SearchParams(exact=exact, quantization=quantization)
 
     def _client_for(self, points: Sequence[Point]) -> AsyncQdrantClient:
         if self._call.fast is self._call.rest:

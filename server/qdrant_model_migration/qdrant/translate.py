@@ -8,46 +8,53 @@ from typing import Any
 from qdrant_client import models
 
 from qdrant_model_migration.domain.collection import Collection, Json, Replica, fields_of, shard_key_config
-from qdrant_model_migration.domain.points import FLOAT_TOLERANCE, Payload, Point, PointId, ShardKey, untag
+from qdrant_model_migration.domain.points import FLOAT_TOLERANCE, Payload, Point, PointId, ServerText, ShardKey, untag
 
 WIDE = 2**63
 
 
 def collection(
     name: str,
-    info: models.CollectionInfo,
+    info: Json,
     aliases: Iterable[str],
     shard_keys: Sequence[ShardKey] = (),
     replicas: Sequence[Replica] = (),
     peers: int = 1,
 ) -> Collection:
-    """A collection from the server's description."""
-    config: Json = info.config.model_dump(mode="json", exclude_none=True)
+    """A collection from the server's own JSON; what it does not set is left out, but a null of the metadata is a value."""
+    stated: Json = info["config"]
+    config: Json = {key: value if key == "metadata" else _without_nulls(value) for key, value in stated.items() if value is not None}
+    # All that an index says of itself, but how many points are in it.
     indexes = {
-        field: {
-            "data_type": schema.data_type.value,
-            **({"params": schema.params.model_dump(mode="json", exclude_none=True)} if schema.params else {}),
-        }
-        for field, schema in (info.payload_schema or {}).items()
+        field: {key: _without_nulls(value) for key, value in schema.items() if key != "points" and value is not None}
+        for field, schema in (info.get("payload_schema") or {}).items()
     }
-    is_ok = info.optimizer_status == models.OptimizersStatusOneOf.OK
+    optimizers = info.get("optimizer_status")
+    is_ok = optimizers == "ok"
+    error = optimizers.get("error") if isinstance(optimizers, Mapping) else None
     return Collection(
         name=name,
-        points=info.points_count or 0,
+        points=info.get("points_count") or 0,
         fields=fields_of(config.get("params", {})),
         config=config,
         payload_indexes=indexes,
-        status=info.status.value,
+        status=info["status"],
         optimizer_ok=is_ok,
-        optimizer_error=None if is_ok else str(getattr(info.optimizer_status, "error", "unknown"))[:300],
-        segments=info.segments_count,
-        indexed_vectors=info.indexed_vectors_count,
+        optimizer_error=None if is_ok else str(error or "unknown")[:300],
+        segments=info.get("segments_count") or 0,
+        indexed_vectors=info.get("indexed_vectors_count"),
         aliases=tuple(sorted(aliases)),
         shard_keys=tuple(shard_keys),
         shard_key_config=shard_key_config(shard_keys, replicas),
         replicas=tuple(replicas),
         peers=peers,
     )
+
+
+def _without_nulls(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _without_nulls(inner) for key, inner in value.items() if inner is not None}
+    return value
 
 
 def replicas(info: models.CollectionClusterInfo) -> list[Replica]:
@@ -99,9 +106,16 @@ def plain_id(point_id: Any) -> PointId | None:
     return untag(f"u:{point_id}")
 
 
+def value(vector: Any) -> Any:
+    """A vector of any kind as the client takes it, for a point or a query: dense and multivectors as lists, a text that the server embeds."""
+    if isinstance(vector, ServerText):
+        return models.Document(text=vector.text, model=vector.model, options=dict(vector.options) or None)
+    return models.SparseVector(**vector) if isinstance(vector, dict) else vector
+
+
 def struct(found: Point) -> models.PointStruct:
     """A point to be written: unnamed vector as a bare list, several fields as a mapping, none as an empty mapping."""
-    vectors = {name: models.SparseVector(**v) if isinstance(v, dict) else v for name, v in found.vectors.items()}
+    vectors = {name: value(v) for name, v in found.vectors.items()}
     vector: Any = vectors[""] if set(vectors) == {""} else vectors
     return models.PointStruct(id=found.id, vector=vector, payload=found.payload)
 
@@ -161,9 +175,8 @@ def still_holds(point_id: PointId, observed: Payload, wanted: Payload, *, whole:
 
 
 def creation(create: Json) -> dict[str, Any]:
-    """Arguments of `create_collection` from our recorded request."""
-    # These are no part of the request: the gateway carries them out afterwards.
-    request = models.CreateCollection.model_validate({k: v for k, v in create.items() if k not in ("params_after", "shard_keys")})
+    """Arguments of the client's `create_collection`, for the embedded database."""
+    request = models.CreateCollection.model_validate(create)
     return {
         "vectors_config": request.vectors if request.vectors is not None else {},
         "sparse_vectors_config": request.sparse_vectors,

@@ -10,7 +10,7 @@ from mcp.server.mcpserver.resolve import Elicit
 from pydantic import BaseModel, Field
 
 from qdrant_model_migration.errors import MigrationError
-from qdrant_model_migration.operations.status import find_migration
+from qdrant_model_migration.operations.finding import find_migration
 from qdrant_model_migration.tools.support import app_of
 
 

@@ -10,8 +10,8 @@ from pydantic import BaseModel, Field
 from qdrant_model_migration.domain.migration import Phase
 from qdrant_model_migration.errors import Refused, Unsupported
 from qdrant_model_migration.operations.compare import compare_migration, compare_on_sample
+from qdrant_model_migration.operations.finding import find_migration
 from qdrant_model_migration.operations.requests import Report, carry_out, operation_key
-from qdrant_model_migration.operations.status import find_migration
 from qdrant_model_migration.results import CompareResult, Comparison, NextStep, Progress
 from qdrant_model_migration.tools.support import Connection, ToolSpec, again, app_of, read_only, reporter, without_none
 

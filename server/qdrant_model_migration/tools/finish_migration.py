@@ -10,9 +10,10 @@ from mcp.server.mcpserver.resolve import Resolve
 from pydantic import Field
 
 from qdrant_model_migration.domain.migration import Migration
-from qdrant_model_migration.operations.finish import Action, plan_finish, recovery, why_void
+from qdrant_model_migration.operations.finding import find_migration
+from qdrant_model_migration.operations.finish import plan_finish, recovery, why_void
+from qdrant_model_migration.operations.finish_fields import Action
 from qdrant_model_migration.operations.requests import carry_out
-from qdrant_model_migration.operations.status import find_migration
 from qdrant_model_migration.results import FinishOutcome, FinishResult, NextStep
 from qdrant_model_migration.tools.agreement import Agreement, ask, is_agreed
 from qdrant_model_migration.tools.support import App, Connection, MigrationId, ToolSpec, app_of, reporter, writing
@@ -73,8 +74,7 @@ async def finish_migration(
 
 
 async def _planned(app: App, migration: Migration, action: Action, refusal: str | None, *, snapshot_first: bool) -> FinishResult:
-    gateway, ledger = await app.context.gateway(migration.target.connection), await app.context.ledger(migration.target.connection)
-    made = await plan_finish(gateway, ledger, migration, action, snapshot_first=snapshot_first)
+    made = await plan_finish(app.context, migration, action, snapshot_first=snapshot_first)
     head = f"Nothing was changed: {refusal}. Here is the plan as things are now" if refusal else "The plan, nothing is changed yet"
     return FinishResult(
         summary=(

@@ -27,12 +27,18 @@ async def recommend_strategy(
     text_field: Annotated[
         str | None, Field(description="payload field, dotted path or template '{title}\\n{body}'", max_length=500)
     ] = None,
+    texts_file: Annotated[
+        str | None, Field(description="JSONL or Parquet with 'id' and text, when the payload holds none", max_length=500)
+    ] = None,
     vector: Annotated[str | None, Field(description="the vector field to replace, when there are several", max_length=255)] = None,
     writes: Annotated[Literal["frozen", "dual_write", "live"], Field(description="whether the app writes meanwhile, and how")] = "live",
     readers: Annotated[
         Literal["one_deploy", "rolling", "self_resolving"], Field(description="how the app's readers change")
     ] = "one_deploy",
     connection: Connection = None,
+    target_connection: Annotated[
+        str | None, Field(description="another configured server to take the target; the source's when left out", max_length=100)
+    ] = None,
 ) -> RecommendResult:
     return await recommend(
         app_of(ctx).context,
@@ -41,10 +47,12 @@ async def recommend_strategy(
         model=model,
         current_model=current_model,
         text_field=text_field,
+        texts_file=texts_file,
         vector=vector,
         writes=writes,
         readers=readers,
         connection=connection,
+        target_connection=target_connection,
     )
 
 
@@ -55,7 +63,7 @@ SPEC = ToolSpec(
         "Rank the ways to reach a goal (new model, hybrid search, smaller vectors) for one collection, each with reasons, refusals, risks and a "
         "decision card: points, tokens, time, cost, disk, RAM, what changes for the app, how to undo. Use it after inspect_collection and show "
         "the card before create_target. With current_model it re-embeds 32 texts to test whether the stored vectors are that model's. Without a "
-        "model it lists the usable ones. It reads only."
+        "model it lists the usable ones; with goal='shrink_vectors' it measures what shortened vectors still find. It reads only."
     ),
     annotations=read_only(),
 )

@@ -6,8 +6,8 @@ from typing import Any
 
 from mcp.server.mcpserver import Context
 
+from qdrant_model_migration.operations.finding import find_migration
 from qdrant_model_migration.operations.requests import carry_out
-from qdrant_model_migration.operations.status import find_migration
 from qdrant_model_migration.results import NextStep, RepairOutcome, RepairResult
 from qdrant_model_migration.tools.support import (
     Connection,

@@ -12,8 +12,8 @@ from pydantic import Field
 from qdrant_model_migration.domain.cutover import MOST_NAMED
 from qdrant_model_migration.domain.migration import Migration
 from qdrant_model_migration.errors import Refused
+from qdrant_model_migration.operations.finding import find_migration
 from qdrant_model_migration.operations.requests import carry_out
-from qdrant_model_migration.operations.status import find_migration
 from qdrant_model_migration.operations.swap import Direction, plan_swap, why_void
 from qdrant_model_migration.results import NextStep, SwapOutcome, SwapResult
 from qdrant_model_migration.tools.agreement import Agreement, ask, is_agreed
@@ -61,9 +61,9 @@ async def swap_alias(
 
 
 async def _planned(app: App, migration: Migration, direction: Direction, alias: str | None, refusal: str | None) -> SwapResult:
-    gateway, ledger = await app.context.gateway(migration.target.connection), await app.context.ledger(migration.target.connection)
-    made = await plan_swap(gateway, ledger, migration, direction, alias)
-    moves = "; ".join(f"{m.alias}: {m.from_collection or '(new)'} -> {m.to_collection}" for m in made.moves[:MOST_NAMED])
+    ledger = await app.context.ledger(migration.target.connection)
+    made = await plan_swap(app.context, ledger, migration, direction, alias)
+    moves = "; ".join(f"{m.alias}: {m.from_collection or '(new)'} -> {m.to_collection or '(removed)'}" for m in made.moves[:MOST_NAMED])
     if (more := len(made.moves) + len(made.also) - MOST_NAMED) > 0:
         moves += f"; and {more} more aliases"
     head = f"Nothing was changed: {refusal}. Here is the plan as things are now" if refusal else "The plan, nothing is changed yet"
@@ -125,8 +125,13 @@ def _swapped(notice: str, migration: Migration, direction: Direction, outcome: S
         warnings.append(
             f"{gap.unresolved} points differ and it cannot be told which side is newer, for example {', '.join(gap.unresolved_samples[:3])}."
         )
+    fills = NextStep(
+        tool="start_backfill", arguments={"migration_id": migration.id}, why="fill the new field of the collection that serves now"
+    )
     step = (
-        NextStep(
+        fills
+        if direction == "forward" and migration.is_fill_due
+        else NextStep(
             tool="finish_migration",
             arguments={"migration_id": migration.id, "action": "keep_old"},
             why="when the app runs well with the new model: see the plan that ends the migration and keeps the old collection",
@@ -135,7 +140,7 @@ def _swapped(notice: str, migration: Migration, direction: Direction, outcome: S
         else NextStep(tool="migration_status", arguments={"migration_id": migration.id}, why="see what can follow a rollback")
     )
     return SwapResult(
-        summary=f"{notice}Alias {outcome.alias!r} now points to {outcome.current!r} (before: {outcome.previous or 'nothing'}).{late}",
+        summary=f"{notice}Alias {outcome.alias!r} now points to {outcome.current or 'nothing'!r} (before: {outcome.previous or 'nothing'}).{late}",
         warnings=warnings,
         next_step=step,
         undo=_undo(migration, direction),
@@ -153,6 +158,10 @@ def _app_changes(migration: Migration, direction: Direction) -> list[str]:
     if direction == "forward":
         return list(migration.app_changes)
     old = migration.current_model or "the old model"
+    if migration.keeps_old_field:
+        return [
+            f"Readers of {migration.making.field!r} go back to their old queries; the others go on as they are. Writers write to {migration.source.collection!r} again."
+        ]
     return [
         f"Queries through the alias must be embedded with {old} again, from the moment it points to {migration.source.collection!r}.",
         f"Writers write to {migration.source.collection!r} again, with vectors of {old}.",

@@ -8,8 +8,9 @@ from mcp.server.mcpserver import Context
 from pydantic import Field
 
 from qdrant_model_migration.domain.migration import Migration, Phase
+from qdrant_model_migration.operations.finding import find_migration
 from qdrant_model_migration.operations.requests import Report, carry_out, operation_key
-from qdrant_model_migration.operations.status import find_migration
+from qdrant_model_migration.operations.status import after_verification
 from qdrant_model_migration.operations.verify import verify
 from qdrant_model_migration.operations.work import open_work, read_only_check
 from qdrant_model_migration.results import NextStep, Progress, Verification, VerifyResult
@@ -84,17 +85,8 @@ def verified(app: App, migration: Migration, found: Verification) -> VerifyResul
     warnings: list[str] = []
     step: NextStep | None
     if found.is_complete:
-        share = f", at most {found.provenance.upper_bound:.2%} of the others could be wrong" if found.provenance.upper_bound else ""
-        summary = (
-            f"Complete: {found.target_points:,} points of {target!r} equal those of {source!r}; {found.provenance.sampled} vectors embedded again "
-            f"agree (least cosine {found.provenance.min_cosine}{share})."
-        )
-        is_comparable = migration.source_match is not None and migration.source_match.is_match
-        step = (
-            NextStep(tool="compare_models", arguments=me, why="see whether the new model finds as well")
-            if is_comparable
-            else NextStep(tool="swap_alias", arguments=me, why="see the plan of the cutover; it changes nothing yet")
-        )
+        summary = _complete(migration, found)
+        step = after_verification(migration.model_copy(update={"comparison": None}))
     elif not (found.missing or found.extra or found.changed or found.bad_vectors or found.provenance.wrong) and found.is_index_ready:
         paths = ", ".join(d.path for d in found.config_diff if not d.is_intended)
         summary = f"Not complete: {'; '.join(found.problems)}. Every point is right."
@@ -108,7 +100,7 @@ def verified(app: App, migration: Migration, found: Verification) -> VerifyResul
         step = NextStep(tool="repair_target", arguments=me, why="put right what was found")
         if found.problems == ["the index is still being built"]:
             step = NextStep(tool="verify_target", arguments=me, why="look again when the index is built")
-    if migration.phase is Phase.CUT_OVER and not found.is_complete:
+    if migration.phase is Phase.CUT_OVER and not found.is_complete and not migration.serves_while_filled:
         warnings.append(
             f"The readers have moved: what the app wrote to {target!r} since the swap differs from {source!r}, and that is no fault and no reason to roll "
             "back. finish_migration carries over what the old collection got late."
@@ -120,13 +112,29 @@ def verified(app: App, migration: Migration, found: Verification) -> VerifyResul
     return VerifyResult(
         summary=app.context.notice(migration.target.connection) + summary,
         warnings=warnings,
-        next_step=step if migration.phase in (Phase.BACKFILLED, Phase.VERIFIED) else None,
+        next_step=step if migration.phase in (Phase.BACKFILLED, Phase.VERIFIED) or migration.serves_while_filled else None,
         migration_id=migration.id,
         phase=migration.phase.value,
         # What differs by plan was told by create_target; here it would only hide what does not.
         config_diff=[d for d in found.config_diff if not d.is_intended],
         **found.model_dump(exclude={"problems", "at", "lease_epoch", "config_diff", "source_operation"}),
     )
+
+
+def _complete(migration: Migration, found: Verification) -> str:
+    """What a verification without a finding proved."""
+    source, target = migration.source.collection, migration.target.collection
+    head = f"Complete: {found.target_points:,} points of {target!r} equal those of {source!r}"
+    if migration.made is None:
+        return f"Complete: {target!r} is quantized as planned, and its index is built."
+    if migration.serves_while_filled:
+        head = f"Complete: every one of {found.target_points:,} points of {target!r} that has a text holds {migration.making.field!r}"
+    elif migration.is_fill_due:
+        head += f"; {migration.making.field!r} is not filled yet ({found.coverage or 0:.0%} of the points)"
+    if not found.provenance.sampled:
+        return f"{head}" + (f" ({found.provenance.note})." if found.provenance.note else ".")
+    share = f", at most {found.provenance.upper_bound:.2%} of the others could be wrong" if found.provenance.upper_bound else ""
+    return f"{head}; {found.provenance.sampled} vectors embedded again agree (least cosine {found.provenance.min_cosine}{share})."
 
 
 SPEC = ToolSpec(

@@ -16,11 +16,12 @@ from qdrant_model_migration.operations.catch_up import catch_up_pass
 from qdrant_model_migration.operations.context import OperationContext
 from qdrant_model_migration.operations.sweep import has_numbers, written_since
 from qdrant_model_migration.operations.work import Work, open_work
-from qdrant_model_migration.qdrant.probe import prove_guard
+from qdrant_model_migration.qdrant.probe import prove_fill, prove_guard
 from qdrant_model_migration.results import Lag, Progress
 from qdrant_model_migration.worker.lease import HeldLease, take_lease
 from qdrant_model_migration.worker.operations import carry_out, chosen
 from qdrant_model_migration.worker.pipeline import Pipeline
+from qdrant_model_migration.worker.stages import fill, requantize
 
 Step = Literal["worked", "waiting", "idle"]
 
@@ -33,6 +34,8 @@ CLOSING_S = 1.5
 GIVE_UP_S = 1800.0
 """A Qdrant or a provider that is away for longer ends the driver; what is written is recorded."""
 MOST_PASSES = 20
+FILLED_IN = frozenset({Phase.BACKFILLED, Phase.VERIFIED, Phase.CUT_OVER})
+"""Phases in which a field that an app's collection got goes on being filled."""
 LEAST_PAUSE_S = 5.0
 
 
@@ -78,7 +81,9 @@ class Driver:
         if any(operation.state in ("requested", "running") for operation in await ledger.operations(self._id)):
             return True
         migration, pace = await ledger.migration(self._id), await ledger.pace(self._id)
-        return migration.phase is Phase.BACKFILLING and migration.error is None and not pace.is_paused
+        is_filled = migration.filled is not None and migration.filled.has_converged
+        is_due = migration.phase is Phase.BACKFILLING or (migration.phase is Phase.CUT_OVER and migration.is_filling and not is_filled)
+        return is_due and migration.error is None and not pace.is_paused
 
     async def _drive(self) -> None:
         ledger = await self._context.ledger(self._connection)
@@ -148,7 +153,7 @@ class Driver:
             await anyio.sleep(min(BEAT_S, held.lease.lease_s / 4))
 
     def _measure(self, progress: Progress) -> None:
-        if progress.stage != "backfilling":
+        if progress.stage not in ("backfilling", "filling"):
             self._rate.forget()
             progress.points_per_second = progress.eta_seconds = None
             return
@@ -223,6 +228,8 @@ class Driver:
         if work.migration.phase is Phase.BACKFILLING:
             await self._backfill(held, work)
             return "worked"
+        if work.migration.serves_while_filled and work.migration.is_filling and work.migration.phase in FILLED_IN:
+            return await self._keep_filling(held, work)
         if (
             work.migration.phase in (Phase.BACKFILLED, Phase.VERIFIED)
             and work.migration.writes != "frozen"
@@ -233,15 +240,62 @@ class Driver:
         return "idle"
 
     async def _backfill(self, held: HeldLease, work: Work) -> None:
-        """All ranges, then passes until one converges."""
+        """All ranges, then the field that is filled in place, then passes until one converges."""
+        migration = work.migration
+        if migration.made is None:
+            await requantize(work)
+            await held.renew(work.progress)
+            return
         await self._refuse_after_newer_writes(work)
-        work.progress.stage = "loading the model"
-        await work.embedder()
-        # Unguarded: the scratch collection of the proof is removed even when the lease ran out.
-        work.inserts_by_mode = await prove_guard(await self._context.gateway(work.migration.target.connection))
-        await Pipeline(work, is_stopping=lambda: self._is_stopping() or work.pace.is_paused).run()
-        work.check()
-        await work.target.update(work.migration.target.collection, {"optimizers": work.migration.restore})
+        if not migration.made.is_derived and work.makes_now:
+            work.progress.stage = "loading the model"
+            await work.embedder()
+        if migration.made.is_derived and work.deriver is None:
+            raise Refused(f"The linear map of migration {work.id} is not in the ledger. Discard the migration and begin it anew.")
+        found: list[int] = []
+        if not migration.is_in_place:
+            # Unguarded: the scratch collection of the proof is removed even when the lease ran out.
+            work.inserts_by_mode = await prove_guard(await self._context.gateway(migration.target.connection))
+            await Pipeline(work, is_stopping=lambda: self._is_stopping() or work.pace.is_paused).run()
+            work.check()
+            await work.target.update(migration.target.collection, {"optimizers": migration.restore})
+        if work.migration.has_fill_stage and work.migration.is_filling:
+            await prove_fill(await self._context.gateway(migration.target.connection))
+            await fill(work, self._is_stopping)
+        if not migration.is_in_place:
+            found = await self._catch_up(work)
+        # The phase must not be seen before the figures that led to it.
+        await held.renew(work.progress)
+        await work.change(lambda m: m.model_copy(update={"phase": m.after("converged"), "error": None}))
+        await work.record(
+            "backfilled",
+            f"{work.progress.written} written, {work.progress.skipped} skipped, {work.progress.failed} failed; passes found {found}",
+        )
+        self._caught_up_at = anyio.current_time()
+
+    async def _keep_filling(self, held: HeldLease, work: Work) -> Step:
+        """Fill what full upserts of the app dropped, and what it inserted, now and then; the readers and writers are on this collection."""
+        began = anyio.current_time()
+        is_first = work.migration.filled is None or not work.migration.filled.has_converged
+        if not is_first and (work.migration.writes == "frozen" or work.source.connection.is_embedded):
+            work.progress.stage = work.migration.phase.value
+            return "idle"
+        if not is_first and self._caught_up_at is not None and began - self._caught_up_at < self._pass_pause_s:
+            return "waiting"
+        if is_first:
+            work.progress.stage = "loading the model"
+            await work.embedder()
+            await prove_fill(await self._context.gateway(work.migration.target.connection))
+        await fill(work, self._is_stopping)
+        if is_first:
+            # The coverage must not be seen before the figures that led to it.
+            await held.renew(work.progress)
+        self._caught_up_at = anyio.current_time()
+        self._pass_pause_s = max(LEAST_PAUSE_S, 3 * (self._caught_up_at - began))
+        return "worked"
+
+    async def _catch_up(self, work: Work) -> list[int]:
+        """Passes until one converges; the differences that each found."""
         found: list[int] = []
         is_frozen = work.migration.writes == "frozen"
         for number in range(MOST_PASSES):
@@ -259,14 +313,7 @@ class Driver:
                 f"Catching up did not converge: the last passes found {', '.join(map(str, found[-4:]))} differences"
                 + (", although writes were said to be frozen." if is_frozen else ". Slow the writers down, or use writes='dual_write'.")
             )
-        # The phase must not be seen before the figures that led to it.
-        await held.renew(work.progress)
-        await work.change(lambda m: m.model_copy(update={"phase": m.after("converged"), "error": None}))
-        await work.record(
-            "backfilled",
-            f"{work.progress.written} written, {work.progress.skipped} skipped, {work.progress.failed} failed; passes found {found}",
-        )
-        self._caught_up_at = anyio.current_time()
+        return found
 
     async def _refuse_after_newer_writes(self, work: Work) -> None:
         """A target that served and was rolled back is brought up to date only when nothing was written to it meanwhile.

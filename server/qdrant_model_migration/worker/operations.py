@@ -9,12 +9,14 @@ from typing import Any
 import anyio
 from pydantic import BaseModel
 
+from qdrant_model_migration.domain.collection import fields_of
 from qdrant_model_migration.domain.migration import Migration, Operation, Phase
 from qdrant_model_migration.errors import ConnectionFailed, Interrupted, LeaseLost, MigrationError, Refused, TransientEmbedding
 from qdrant_model_migration.operations.catch_up import catch_up_pass
 from qdrant_model_migration.operations.compare import compare_migration
 from qdrant_model_migration.operations.context import now
 from qdrant_model_migration.operations.finish import finish
+from qdrant_model_migration.operations.fitting import SAMPLE_SIZE, fit
 from qdrant_model_migration.operations.repair import repair
 from qdrant_model_migration.operations.swap import swap
 from qdrant_model_migration.operations.verify import verify
@@ -106,9 +108,39 @@ async def _has_moved_nothing(work: Work) -> bool:
     return all(aliases.get(m.alias) == (m.current if is_rollback else m.previous) for m in cutover.moves)
 
 
+async def _fit(work: Work, arguments: dict[str, Any]) -> BaseModel:
+    """Fit the linear map on a sample, judge it, and keep it with the migration."""
+    migration = work.migration
+    embedder = await work.context.model(migration.spec.name)
+
+    async def show(progress: Progress) -> None:
+        work.progress.stage, work.progress.read, work.progress.total = progress.stage, progress.read, progress.total
+
+    distance = next(f.distance for f in fields_of(migration.create) if f.name == work.made_field)
+    found, report, held_out = await fit(
+        work.source,
+        work.source_collection,
+        migration.making.source_field or "",
+        work.texts.of,
+        embedder,
+        distance=distance,
+        sample_size=migration.sample_size or SAMPLE_SIZE,
+        progress=show,
+    )
+    await work.ledger.save_map(work.id, found)
+    await work.ledger.save_held_out(work.id, held_out)
+    await work.change(lambda m: m.model_copy(update={"fitted": report}))
+    await work.record(
+        "fitted",
+        f"{report.kind}: recall@{report.k} {report.recall:.3f} ({report.ci_low:.3f} to {report.ci_high:.3f}) on {report.held_out} held-out points",
+    )
+    return report
+
+
 async def _verify(work: Work, arguments: dict[str, Any]) -> Verification:
     work.migration.check_allows("verify_target")
-    if work.migration.writes != "frozen" and work.migration.is_serving_source and not work.source.connection.is_embedded:
+    is_copied = work.migration.writes != "frozen" and work.migration.is_serving_source and not work.migration.is_in_place
+    if is_copied and not work.source.connection.is_embedded:
         # The ordinary catch-up first, so that the verification judges the copy and not the minute.
         work.progress.stage = "catching up before the verification"
         await catch_up_pass(work)
@@ -158,6 +190,7 @@ async def _finish(work: Work, arguments: dict[str, Any]) -> BaseModel:
 
 
 _HANDLERS: dict[str, Callable[[Work, dict[str, Any]], Awaitable[BaseModel]]] = {
+    "fit": _fit,
     "verify": _verify,
     "repair": _repair,
     "compare": _compare,

@@ -113,7 +113,7 @@ class Pipeline:
         while not current.is_done:
             self._stop_if_asked()
             page, after = await work.source.points.scroll(
-                work.migration.source.collection, offset=position, limit=min(WINDOW, work.page), vectors=list(work.copied)
+                work.migration.source.collection, offset=position, limit=min(WINDOW, work.page), vectors=work.read_fields
             )
             window = [p for p in page if current.holds(p.id)]
             is_last = after is None or len(window) < len(page) or not current.holds(after)

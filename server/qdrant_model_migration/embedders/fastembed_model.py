@@ -1,0 +1,174 @@
+"""How is a loaded FastEmbed model of any kind run?
+
+onnxruntime takes all cores for one call, so a model answers one call at a time, in a worker thread. Small batches of similar
+length are fastest and stay small in memory. Vectors of dynamically quantized models depend on their batch-mates (fact 1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from anyio import CapacityLimiter, to_thread
+
+from qdrant_model_migration.domain.model import ModelSpec, Side
+from qdrant_model_migration.embedders.checks import PROBE, blame, check_texts
+from qdrant_model_migration.embedders.fastembed_loading import first_line, model_errors
+from qdrant_model_migration.errors import BadText, BatchTooLarge, ModelNotUsable
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+R = TypeVar("R")
+
+BATCH_SIZE = 8
+"""Best or close to it for every model measured (facts, "Speed"); 256, FastEmbed's default, costs half the speed and 3 GB."""
+
+_WINDOW = 256
+"""Texts sorted by length together: 512 gains 2 % more."""
+
+_BATCH_CHARACTERS = 16_000
+"""Padded characters in one batch, about 4,000 tokens: eight texts of 8,192 tokens would need tens of gigabytes."""
+
+
+class FastEmbedModel(Generic[R]):
+    """One loaded model whose vector of a text is an R. Its kinds differ in what they make of the rows, and in `_check`.
+
+    Args:
+        model: The object of FastEmbed's facade: TextEmbedding, SparseTextEmbedding or LateInteractionTextEmbedding.
+        batch_size: Texts in one call of FastEmbed.
+    """
+
+    def __init__(self, spec: ModelSpec, model: Any, batch_size: int) -> None:
+        self._spec = spec
+        self._model = model
+        self._batch_size = batch_size
+        self._limiter = CapacityLimiter(1)
+        self._counter: Tokenizer | None = None
+
+    @property
+    def spec(self) -> ModelSpec:
+        return self._spec
+
+    @property
+    def batch_size(self) -> int:
+        return _WINDOW
+
+    async def count_tokens(self, texts: Sequence[str]) -> list[int] | None:
+        """Tokens of each text as a document: prefix and special tokens included, nothing cut."""
+        if self._model is None:
+            return None
+        if self._counter is None:
+            self._counter = await to_thread.run_sync(_untruncated, self._model.model.tokenizer)
+        counter = self._counter
+        ready = [self._spec.document_prefix + text for text in texts]
+        encodings = await to_thread.run_sync(counter.encode_batch_fast, ready)
+        return [len(encoding.ids) for encoding in encodings]
+
+    async def close(self) -> None:
+        self._model = None
+        self._counter = None
+
+    def _check(self, vectors: list[Any], count: int) -> Sequence[R]:
+        """The model's answer, as fit to be stored.
+
+        Raises:
+            ModelNotUsable, BadText: as checks.py has it.
+        """
+        raise NotImplementedError
+
+    async def _rows(self, texts: Sequence[str], side: Side) -> list[R]:
+        """One vector a text, in the order of the texts.
+
+        Raises:
+            BadText: a text is blank, or the model fails on it.
+            BatchTooLarge: there was not enough memory for so many texts at once.
+            ModelNotUsable: the model fails on any text, or was closed.
+        """
+        check_texts(texts, self._spec.name)
+        prefix = self._prefix(side)
+        ready = [prefix + text for text in texts]
+        found: dict[int, R] = {}
+        # What is cut off costs nothing; six characters a token is more than any common language has.
+        longest = 6 * (self._spec.max_tokens or 10**6)
+        for batch in batches(
+            [min(len(text), longest) for text in ready], self._batch_size, self._batch_size * _BATCH_CHARACTERS // BATCH_SIZE
+        ):
+            # One visit to the thread a batch: a cancelled call ends with its batch, not with its last text.
+            raw = partial(self._run, side=side)
+            try:
+                found |= zip(batch, await raw([ready[i] for i in batch]), strict=True)
+            except BadText as error:
+                raise await blame(error, raw, prefix + PROBE, self._spec.name) from None
+        return [found[i] for i in range(len(ready))]
+
+    async def _run(self, texts: list[str], side: Side) -> Sequence[R]:
+        model = self._model
+        if model is None:
+            raise ModelNotUsable(f"Model {self._spec.name!r} was closed.")
+        call = model.query_embed if side is Side.QUERY else model.passage_embed
+        try:
+            vectors = await to_thread.run_sync(_consume, call, texts, limiter=self._limiter)
+        except model_errors() as error:
+            # onnxruntime tells memory from arguments only in words.
+            if len(texts) > 1 and (isinstance(error, MemoryError) or "allocate" in str(error).lower()):
+                raise BatchTooLarge(f"There is not enough memory to embed {len(texts)} texts at once with {self._spec.name!r}.") from None
+            raise BadText(f"Model {self._spec.name!r} failed on {_texts(len(texts))} ({first_line(error)}).") from None
+        return self._check(vectors, len(texts))
+
+    async def _probe(self) -> R:
+        """The vector of a sound text, of which a broken model fails; the model is closed then.
+
+        Raises:
+            ModelNotUsable: there is none.
+        """
+        try:
+            (found,) = await self._run([self._spec.document_prefix + PROBE], Side.DOCUMENT)
+        except BadText as error:
+            await self.close()
+            raise ModelNotUsable(f"Model {self._spec.name!r} was loaded, but cannot embed even a sound text: {error}") from None
+        return found
+
+    def _prefix(self, side: Side) -> str:
+        return self._spec.query_prefix if side is Side.QUERY else self._spec.document_prefix
+
+
+def batches(lengths: Sequence[int], size: int, total: int) -> Iterable[list[int]]:
+    """Positions, longest texts first, in groups of at most `size` texts and `total` padded length, at least one text each."""
+    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    start = 0
+    while start < len(order):
+        # Sorted: the first text is the longest, to whose length the others are padded.
+        fitting = max(1, min(size, total // max(1, lengths[order[start]])))
+        yield order[start : start + fitting]
+        start += fitting
+
+
+def limit_tokens(tokenizer: Tokenizer, wanted: int | None) -> int | None:
+    """Where texts are cut; a smaller configured limit is put into force, a larger one could exceed the model's positions."""
+    truncation = tokenizer.truncation
+    limit = int(truncation["max_length"]) if truncation else None
+    if wanted is None or (limit is not None and wanted >= limit):
+        return limit
+    tokenizer.enable_truncation(max_length=wanted, direction=(truncation or {}).get("direction", "right"))
+    return wanted
+
+
+def _consume(call: Callable[..., Iterable[Any]], texts: list[str]) -> list[Any]:
+    # FastEmbed's answers are lazy: the work, and its errors, come with consumption.
+    return list(call(texts, batch_size=len(texts)))
+
+
+def _untruncated(tokenizer: Tokenizer) -> Tokenizer:
+    """A copy that counts everything; switching truncation off on the model's own tokenizer would change its vectors."""
+    from tokenizers import Tokenizer as Fresh
+
+    copy = Fresh.from_str(tokenizer.to_str())
+    copy.no_truncation()
+    copy.no_padding()
+    return copy
+
+
+def _texts(count: int) -> str:
+    return "a text" if count == 1 else f"{count} texts"

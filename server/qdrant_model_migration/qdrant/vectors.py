@@ -1,0 +1,99 @@
+"""How is one vector field of existing points filled, and which points lack it? Writes that leave payloads and other vectors alone.
+
+A point without the field is one that nobody filled: the guard `must_not has_vector(field)` makes a fill insert-only, on every server
+that knows `update_filter` (>= 1.15.4). An unknown field would count every point as lacking it, so the field must exist.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+from typing import Any
+
+from qdrant_client import models
+
+from qdrant_model_migration.domain.points import Payload, Point, PointId
+from qdrant_model_migration.errors import RequestRejected
+from qdrant_model_migration.qdrant import translate
+from qdrant_model_migration.qdrant.client import Caller
+
+COUNT_PAGE = 100
+
+
+class Vectors:
+    """The vector fields of one Qdrant's points."""
+
+    def __init__(self, caller: Caller) -> None:
+        self._call = caller
+
+    async def missing(
+        self, collection: str, field: str, *, offset: PointId | None, limit: int, payload: bool = True
+    ) -> tuple[list[Point], PointId | None]:
+        """A page of the points without `field`, in id order from `offset` (inclusive), and the id where the next begins."""
+        records, after = await self._call(
+            lambda: self._call.rest.scroll(
+                collection, scroll_filter=_lacks(field), offset=offset, limit=limit, with_payload=payload, with_vectors=False
+            )
+        )
+        return [translate.point(r) for r in records], translate.plain_id(after)
+
+    async def count_missing(self, collection: str, field: str) -> int:
+        """How many points lack `field`; counted by their ids where strict mode forbids exact counts."""
+        try:
+            return (await self._call(lambda: self._call.rest.count(collection, count_filter=_lacks(field), exact=True))).count
+        except RequestRejected:
+            total, offset = 0, None
+            while True:
+                page, offset = await self.missing(collection, field, offset=offset, limit=COUNT_PAGE, payload=False)
+                total += len(page)
+                if offset is None:
+                    return total
+
+    async def fill(self, collection: str, field: str, points: Sequence[Point]) -> None:
+        """Write `field` of the points that lack it; those that have it keep theirs.
+
+        Raises:
+            NotFound, RequestRejected: one of the points is gone; some of the others may have been written.
+        """
+        await self._update(collection, points, _lacks(field))
+
+    async def refill(self, collection: str, point: Point, *, observed: Payload) -> None:
+        """Write the point's vectors over what is there while the values of `observed` are as they were seen, as far as a filter can tell.
+
+        Raises:
+            NotFound, RequestRejected: the point is gone.
+        """
+        await self._update(collection, [point], translate.still_holds(point.id, observed, {}))
+
+    async def remove(self, collection: str, field: str, point: Point, *, observed: Payload) -> None:
+        """Take `field` from one point while the values of `observed` are as they were seen.
+
+        A UUID is named outright: no condition of a write may name one (see `translate.still_holds`).
+        """
+        selector: Any = (
+            models.FilterSelector(filter=translate.still_holds(point.id, observed, {}))
+            if isinstance(point.id, int)
+            else models.PointIdsList(points=[point.id])
+        )
+        await self._call(
+            lambda: self._call.rest.delete_vectors(
+                collection, vectors=[field], points=selector, wait=True, shard_key_selector=point.shard_key
+            )
+        )
+
+    async def _update(self, collection: str, points: Sequence[Point], guard: models.Filter) -> None:
+        def key(point: Point) -> str:
+            return repr(point.shard_key)
+
+        for _, group in groupby(sorted(points, key=key), key=key):
+            members = list(group)
+            rows = [models.PointVectors(id=p.id, vector=translate.struct(p).vector) for p in members]
+            await self._call(
+                lambda rows=rows, members=members: self._call.fast.update_vectors(  # type: ignore[misc]
+                    collection, rows, wait=True, update_filter=guard, shard_key_selector=members[0].shard_key
+                )
+            )
+
+
+def _lacks(field: str) -> models.Filter:
+    return models.Filter(must_not=[models.HasVectorCondition(has_vector=field)])

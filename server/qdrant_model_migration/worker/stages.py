@@ -1,0 +1,142 @@
+"""What does a driver do besides the ranges? It fills a field in points that are there, or has the server quantize."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import anyio
+
+from qdrant_model_migration.domain.catch_up import SMALL_LAG
+from qdrant_model_migration.domain.migration import Filled, Migration
+from qdrant_model_migration.domain.pacing import Budget
+from qdrant_model_migration.errors import Interrupted, MigrationError, Refused
+from qdrant_model_migration.operations.filling import FillPass, coverage, fill_pass
+from qdrant_model_migration.operations.requantize import apply
+from qdrant_model_migration.operations.work import Work
+from qdrant_model_migration.results import Progress
+from qdrant_model_migration.worker.pipeline import DEFAULT_CONCURRENCY
+
+MOST_FILLS = 20
+
+
+async def fill(work: Work, is_asked_to_stop: Callable[[], bool]) -> None:
+    """Passes over the points that lack the made field, until one finds little or nothing to fill.
+
+    Raises:
+        Interrupted: the driver was asked to stop or to pause; what is filled is filled.
+        MigrationError: writers drop the vector as fast as it is filled.
+    """
+    meter = await _Meter.of(work, lambda: is_asked_to_stop() or work.pace.is_paused)
+    found = FillPass()
+    for _ in range(MOST_FILLS):
+        found = await fill_pass(
+            work, is_stopping=meter.is_stopping, on_window=meter.count, concurrency=work.pace.concurrency or DEFAULT_CONCURRENCY
+        )
+        is_over = _is_over(work, found, meter)
+        meter.add(found)
+        filled = (await coverage(work, without_text=found.without_text)).model_copy(update={"has_converged": is_over})
+        if (
+            filled.model_copy(update={"at": ""}) != (work.migration.filled or filled).model_copy(update={"at": ""})
+            or work.migration.filled is None
+        ):
+            await _record(work, filled)
+        if is_over:
+            return
+    raise MigrationError(
+        f"Filling {work.made_field!r} did not converge: the last pass still found {found.written:,} points without it. Writers upsert without "
+        "the new vector; let them write both, or update vectors and payloads only."
+    )
+
+
+async def _record(work: Work, filled: Filled) -> None:
+    was_over = work.migration.filled is not None and work.migration.filled.has_converged
+    await work.change(lambda m: m.model_copy(update={"filled": filled}))
+    if filled.has_converged and not was_over:
+        await work.record("filled", f"{filled.with_vector:,} of {filled.points:,} points hold {work.made_field!r}")
+
+
+def _is_over(work: Work, found: FillPass, meter: _Meter) -> bool:
+    """A pass that filled nothing is the last; while an app writes, also one that filled no more than an app writes meanwhile."""
+    if not found.written:
+        return True
+    few = max(SMALL_LAG, work.progress.total // 1000)
+    return work.migration.writes != "frozen" and meter.passes > 0 and found.written <= few
+
+
+class _Meter:
+    """Counts what the passes do, keeps the pace, and stops them when the driver is to stop."""
+
+    def __init__(self, work: Work, done: int, is_stopping: Callable[[], bool]) -> None:
+        self._work = work
+        self._done = done
+        self._before = FillPass()
+        self._budget = Budget(anyio.current_time)
+        self.is_stopping = is_stopping
+        self.passes = 0
+
+    @classmethod
+    async def of(cls, work: Work, is_stopping: Callable[[], bool]) -> _Meter:
+        name = work.migration.target.collection
+        work.progress.stage = "filling"
+        work.progress.total = await work.target.points.count(name)
+        return cls(work, work.progress.total - await work.target.vectors.count_missing(name, work.made_field), is_stopping)
+
+    async def count(self, found: FillPass, spent: int) -> None:
+        """Called after each window."""
+        progress, before = self._work.progress, self._before
+        progress.written = self._done + before.written + found.written
+        progress.skipped, progress.failed = found.without_text, before.failed + found.failed
+        progress.read = min(progress.total, progress.written + progress.skipped + progress.failed)
+        progress.tokens, progress.truncated = before.tokens + found.tokens, before.truncated + found.truncated
+        self._budget.spend(spent)
+        self._stop_if_asked()
+        while (wait_s := self._budget.wait_s(self._work.pace.points_per_second)) > 0:
+            self._stop_if_asked()
+            await anyio.sleep(min(0.25, wait_s))
+
+    def add(self, found: FillPass) -> None:
+        """A pass is over."""
+        self.passes += 1
+        self._before.written += found.written
+        self._before.failed += found.failed
+        self._before.tokens += found.tokens
+        self._before.truncated += found.truncated
+
+    def _stop_if_asked(self) -> None:
+        if self.is_stopping():
+            raise Interrupted("The driver was asked to stop; what is written is recorded.")
+
+
+async def requantize(work: Work) -> None:
+    """Set the quantization, wait until the server is done, and measure what a search finds before and after.
+
+    Raises:
+        Refused: the field is gone, or cannot be quantized so.
+        MigrationError: the server is not done after hours; called again, it goes on waiting.
+    """
+    migration = work.migration
+    field = work.source_collection.field(migration.dense_field or "")
+    if field is None or migration.quantization is None:
+        raise Refused(f"{migration.source.collection!r} has no vector {migration.dense_field!r} any more.")
+
+    async def show(progress: Progress) -> None:
+        work.progress.stage, work.progress.read, work.progress.total = progress.stage, progress.read, progress.total
+
+    work.progress.stage = "quantizing"
+    outcome = await apply(
+        work.target,
+        work.source_collection,
+        field,
+        migration.quantization,
+        before=migration.requantized.before if migration.requantized is not None else None,
+        progress=show,
+    )
+
+    def keep(m: Migration) -> Migration:
+        phase = m.after("converged") if outcome.is_ready else m.phase
+        return m.model_copy(update={"requantized": outcome, "phase": phase, "error": None})
+
+    await work.change(keep)
+    await work.record("requantized", "; ".join([*outcome.advice[:1], *outcome.notes[:2]]) or f"{migration.quantization} set")
+    if not outcome.is_ready:
+        raise MigrationError("; ".join(outcome.notes))
