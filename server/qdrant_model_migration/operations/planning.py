@@ -235,7 +235,7 @@ async def _model(
         assert old is not None
         name = truncated_model(request.model, request.current_model, request.dimensions)
         spec = (await context.model(name)).spec
-        await check_truncation(context, sides.target_gateway.connection.name, sides.source, old, spec, request.current_model, match)
+        await check_truncation(context, sides.source_gateway.connection.name, sides.source, old, spec, request.current_model, match)
         return spec
     if not request.model:
         raise Refused(f"{NOTHING}: 'model' is missing. recommend_strategy without a model lists the usable ones.")

@@ -134,14 +134,15 @@ async def open_work(context: OperationContext, migration: Migration, check: Call
         ledger=ledger,
         source_collection=described,
         check=check,
-        texts=await _texts(context, migration),
+        texts=await texts_of_migration(context, migration),
         deriver=await _deriver(migration, ledger, described),
         epoch=epoch,
         pace=await ledger.pace(migration.id),
     )
 
 
-async def _texts(context: OperationContext, migration: Migration) -> Texts:
+async def texts_of_migration(context: OperationContext, migration: Migration) -> Texts:
+    """Where the texts of a migration come from; of a file that is gone, one that says so when a text is needed."""
     if migration.texts is not None:
         try:
             return await context.recorded_texts(migration.texts)
