@@ -70,7 +70,6 @@ def test_a_name_is_completed_when_exactly_one_model_fits(catalogue: Catalogue, n
         ("bge-smal-en-v15", NotFound, "bge-small-en-v1.5"),
         ("text-embedding-3-smal", NotFound, "openai:text-embedding-3-small"),
         ("bm25", Refused, "may be 'qdrant:bm25', which the server computes.*or 'fastembed:Qdrant/bm25'"),
-        ("colbert", Refused, "'answerdotai/answerai-colbert-small-v1'.*'jinaai/jina-colbert-v2'"),
         ("prithivida/Splade_PP_en_v2", NotFound, "prithivida/Splade_PP_en_v1"),
         ("/srv/models/house", NotFound, "QDRANT_MIGRATION_MODELS"),
         ("builtin:hashing-3", NotFound, "16 to 4096"),

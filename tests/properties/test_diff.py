@@ -54,7 +54,10 @@ class Held:
 
 def found(source: dict[PointId, Payload], target: dict[PointId, Payload], page: int) -> tuple[list[tuple[PointId, Kind]], Tally]:
     ends = SimpleNamespace(source=SimpleNamespace(collection="a"), target=SimpleNamespace(collection="b"))
-    work = cast(Work, SimpleNamespace(source=Held(source), target=Held(target), migration=ends, page=page))
+    work = cast(
+        Work,
+        SimpleNamespace(source=Held(source), target=Held(target), migration=ends, page=page, read_fields=[], derived=lambda points: points),
+    )
     tally = Tally()
 
     async def go() -> list[tuple[PointId, Kind]]:

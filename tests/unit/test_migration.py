@@ -26,16 +26,28 @@ CALLS = {
     "finish_migration:discard_new": "yyyyy--y-",
 }
 
+#: The rows that differ where a collection is changed in place: no alias moves, and a migration ends where it is verified.
+CALLS_IN_PLACE = {
+    "swap_alias:forward": "---------",
+    "swap_alias:back": "---------",
+    "finish_migration:keep_old": "----y----",
+    "finish_migration:delete_old": "----y-y--",
+}
+#: The rows that differ where a field is filled after the copy, perhaps when the readers have moved already.
+CALLS_FILLING = {"start_backfill": "-yyyyy-y-", "control_backfill": "-yyyyy---", "repair_target": "---yyy---"}
+FILLED = Recipe(field="new", kind="embed", source_field="", stage="fill")
+COPIED = Recipe(field="", kind="copy", source_field="")
+
 #: One row an event: the phase that each phase leads to, by its index in PHASES; - where the event cannot happen.
 EVENTS = {
     "created": "1--------",
-    "started": "-2234--2-",
+    "started": "-22345-2-",
     "converged": "--334----",
     "verified": "---445---",
     "found_incomplete": "---335---",
     "swapped": "----5----",
     "rolled_back": "-----7---",
-    "finished": "-----66--",
+    "finished": "----666--",
     "discarded": "88888--8-",
 }
 
@@ -79,6 +91,26 @@ def test_each_call_in_each_phase(call: str, phase: str) -> None:
     assert f"in phase '{phase}'" in text
     assert all(p in text for p, mark in zip(PHASES, CALLS[call], strict=True) if mark == "y")
     assert text.rstrip(".").rpartition(").")[2].strip()
+
+
+@pytest.mark.parametrize("phase", PHASES)
+@pytest.mark.parametrize(
+    ("rows", "kind"),
+    [
+        ({**CALLS, **CALLS_IN_PLACE}, {"placement": "in_place", "recipes": (FILLED,), "is_filling": True}),
+        ({**CALLS, **CALLS_IN_PLACE}, {"placement": "in_place", "recipes": (), "model": None}),
+        ({**CALLS, **CALLS_FILLING}, {"recipes": (FILLED, COPIED)}),
+    ],
+    ids=["named_vector", "requantize", "side_by_side"],
+)
+def test_each_call_in_each_phase_of_other_kinds(rows: dict[str, str], kind: dict[str, Any], phase: str) -> None:
+    found = {call: phase in found.phases_of(call) for found in [migration(phase, **kind)] for call in rows}
+    assert found == {call: row[PHASES.index(phase)] == "y" for call, row in rows.items()}
+
+
+def test_in_place_no_alias_moves() -> None:
+    with pytest.raises(Refused, match="no alias moves"):
+        migration("verified", placement="in_place", recipes=(FILLED,)).check_allows("swap_alias:forward")
 
 
 @pytest.mark.parametrize("phase", PHASES)

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from qdrant_model_migration.domain.collection import Collection, FieldKind, Json, fields_of
+from qdrant_model_migration.domain.migration import Recipe
 from qdrant_model_migration.domain.model import ModelSpec
 from qdrant_model_migration.domain.target import TargetPlan, distance_for, plan_target, target_name
 from qdrant_model_migration.errors import Refused
@@ -54,7 +55,7 @@ def test_the_replaced_field_is_resized_and_the_others_are_copied(vectors: Json, 
     plan = planned(source, field, new_name)
     assert plan.create["vectors"] == expected
     assert plan.create["sparse_vectors"] == {"bow": {"modifier": "idf"}}
-    assert plan.recipes[0].model_dump() == {"field": new_name, "kind": "embed", "source_field": field}
+    assert plan.recipes[0] == Recipe(field=new_name, kind="embed", source_field=field, dimensions=384)
     copied = {f.name for f in source.fields} - {field}
     assert {(r.field, r.source_field, r.kind) for r in plan.recipes[1:]} == {(name, name, "copy") for name in copied}
 

@@ -116,7 +116,7 @@ def model_risks(advice: Advice, seen: Observations) -> None:
 
 def is_in_server(seen: Observations) -> bool:
     """Whether the Qdrant server itself computes the vectors."""
-    return seen.model is not None and seen.model.name.startswith("qdrant:")
+    return seen.model is not None and seen.model.is_server_side
 
 
 def reader_changes(advice: Advice, seen: Observations) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from qdrant_model_migration.domain.estimates import HUGE_POINTS, human_bytes, multivector_bytes
+from qdrant_model_migration.domain.linear_map import RECALL_FLOOR, fewest_pairs
 from qdrant_model_migration.domain.model import ModelKind
 from qdrant_model_migration.domain.observations import Advice, Goal, Observations, is_matryoshka
+from qdrant_model_migration.domain.quantization import BINARY_DIMENSIONS, Kind, problem, settings_of
 from qdrant_model_migration.domain.strategy_facts import (
     FOREIGN,
     added_field,
@@ -21,9 +23,6 @@ from qdrant_model_migration.domain.strategy_facts import (
     this_server,
     writer_changes,
 )
-
-BINARY_SIZE = 1024
-"""Dimensions from which on binary quantization keeps enough (Qdrant's documentation on quantization)."""
 
 
 def _new_collection(advice: Advice, seen: Observations) -> None:
@@ -56,7 +55,7 @@ def _side_by_side(advice: Advice, seen: Observations) -> None:
     needs_dense_model(advice, seen)
     needs_guard(advice, seen)
     advice.reasons.append("Old and new queries are answered by one collection, so that each reader changes at its own deploy.")
-    if not seen.is_elsewhere and seen.can("create_vector_name"):
+    if not seen.is_elsewhere and seen.can("create_vector_name") and not (seen.is_embedded and seen.collection.field("") is not None):
         advice.reasons.append("This server can add the field in place: 'named_vector' does the same without the copy.")
     else:
         advice.reasons.append(f"Qdrant {seen.target_version} fixes the vector fields at creation (1.18 does not), hence the copy.")
@@ -202,12 +201,16 @@ def _linear_map(advice: Advice, seen: Observations) -> None:
     if seen.field is not None and seen.field.datatype == "uint8":
         advice.refusals.append("The stored vectors are uint8: a map fitted on rounded whole numbers keeps too little of them.")
     points = seen.collection.points
+    pairs = int(points * seen.text_coverage)
+    needed = fewest_pairs(seen.field.size or 0) if seen.field else 0
+    if pairs < needed:
+        advice.refusals.append(f"{pairs} texts are too few to fit a map on some and judge it on others ({needed} are needed).")
     if points >= HUGE_POINTS:
         advice.reasons.append(f"{points:,} points: only a sample of some 10,000 texts is embedded, the other vectors are mapped.")
     else:
         advice.reasons.append(f"Meant for 100 million points and more; at {points:,} embedding everything is exact and affordable.")
     advice.prerequisites.append(
-        "A sample embedded with the new model; if the recall on its held-out part is below the floor, the map is refused."
+        f"A sample embedded with the new model; if the recall on its held-out part is below the floor ({RECALL_FLOOR:.2f}), the map is refused."
     )
     new_collection_needs(advice, seen)
     advice.risks.append("Recall is lost, by how much depends on the pair of models: it is measured, never promised.")
@@ -237,19 +240,22 @@ def _requantize(advice: Advice, seen: Observations) -> None:
 
 
 def _choose_quantization(advice: Advice, seen: Observations) -> None:
+    """What to set: scalar, which loses least, unless it is set already; the reasons against it are those of create_target."""
     assert seen.field is not None
     size = seen.field.size or 0
-    own = seen.field.config.get("quantization_config") or seen.collection.config.get("quantization_config") or {}
-    present = next(iter(own), None)
-    if seen.field.datatype == "uint8" and present is None:
-        advice.refusals.append("The vectors are stored as bytes (uint8): quantization has nothing to gain.")
-    elif size < BINARY_SIZE:
-        advice.risks.append(f"Binary quantization suits 1,024 dimensions and more; at {size} take scalar.")
-    if present != "scalar":
-        advice.quantization = "scalar"
-        advice.reasons.append("Scalar (a quarter of the RAM) is the careful choice" + (f"; now it is {present}." if present else "."))
-    elif size >= BINARY_SIZE:
-        advice.quantization = "binary"
+    present = settings_of(seen.collection).effective(seen.field.name) or {}
+    kind: Kind | None = "scalar" if "scalar" not in present else "binary" if size >= BINARY_DIMENSIONS else None
+    why = problem(kind or "off", seen.collection, seen.field, is_embedded=False)
+    if why is not None:
+        advice.refusals.append(f"{why[0].upper()}{why[1:]}.")
+        return
+    if size < BINARY_DIMENSIONS:
+        advice.risks.append(f"Binary quantization suits {BINARY_DIMENSIONS:,} dimensions and more; at {size} take scalar.")
+    advice.quantization = kind
+    if kind == "scalar":
+        now = next(iter(present), None)
+        advice.reasons.append("Scalar (a quarter of the RAM) is the careful choice" + (f"; now it is {now}." if now else "."))
+    elif kind == "binary":
         advice.reasons.append(f"Scalar is set already; binary (a 32nd of the RAM) suits {size} dimensions, with rescoring.")
     else:
         advice.prerequisites.append("A choice of 'quantization' (product, binary, off): scalar is set already.")

@@ -180,7 +180,7 @@ class Catalogue:
 
     async def _shortened(self, name: ModelName, model: str, dimensions: int) -> Embedder:
         whole = await self.load(str(name.model_copy(update={"dimensions": None})))
-        return whole if whole.spec.dimensions == dimensions else ShortenedEmbedder(whole, dimensions, model)
+        return whole if whole.spec.dimensions == dimensions else ShortenedEmbedder(whole, dimensions, f"{name.model} {model}")
 
     def _entry(self, name: ModelName) -> ModelSettings | None:
         return self._settings.models.get(name.model) if name.provider is None else None

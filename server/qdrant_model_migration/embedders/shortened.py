@@ -22,7 +22,7 @@ class ShortenedEmbedder:
     """A dense model's vectors, cut. The model itself belongs to whoever loaded it: closing this leaves it open.
 
     Args:
-        model: The model's own name, by which it is known whether its vectors may be cut; its spec's name may be a configured one.
+        model: The names it goes by, the configured one and its own: they tell whether its vectors may be cut.
 
     Raises:
         ModelNotUsable: the model has no more than so many dimensions.

@@ -10,12 +10,11 @@ from qdrant_model_migration.domain.model import ModelKind
 from qdrant_model_migration.domain.observations import Advice, Observations
 from qdrant_model_migration.domain.strategies import STRATEGY
 from qdrant_model_migration.embedders.providers import PRICES_SEEN
+from qdrant_model_migration.operations.fitting import SAMPLE_SIZE
 from qdrant_model_migration.operations.sampling import Timing
 from qdrant_model_migration.results import Card
 from qdrant_model_migration.settings import ModelSettings
 
-MAP_SAMPLE = 10_000
-"""Texts that linear_map embeds with the new model."""
 SERVER_BM25_RATE = 10_000.0
 """Documents/s of BM25 in the server, measured on 2 cores."""
 
@@ -74,7 +73,7 @@ def _texts(advice: Advice, seen: Observations) -> float:
     if not plan.needs_text:
         return 0.0
     texts = seen.collection.points * seen.text_coverage
-    return min(texts, MAP_SAMPLE) if plan.made == "linear_map" else texts
+    return min(texts, SAMPLE_SIZE) if plan.made == "linear_map" else texts
 
 
 def _seconds(advice: Advice, seen: Observations, measured: Measured, texts: float, tokens: int | None) -> float | None:
@@ -87,7 +86,7 @@ def _seconds(advice: Advice, seen: Observations, measured: Measured, texts: floa
         writing *= 2  # each point is copied first and filled later
     if not plan.needs_text:
         return round(writing, 1)
-    if seen.model is None or seen.model.name.startswith("qdrant:"):
+    if seen.model is None or seen.model.is_server_side:
         return round(max(writing, texts / SERVER_BM25_RATE), 1)
     limits = measured.settings
     embedding = estimates.backfill_seconds(
@@ -113,8 +112,8 @@ def _measured_from(advice: Advice, seen: Observations, timing: Timing | None, me
     if timing is not None and timing.tokens:
         parts.append(f"tokens of {len(timing.tokens)} sampled texts")
     if plan.made == "linear_map":
-        parts.append(f"at most {MAP_SAMPLE:,} texts embedded, the other vectors mapped")
-    if timing is not None and seen.model is not None and not seen.model.is_local and not seen.model.name.startswith("qdrant:"):
+        parts.append(f"at most {SAMPLE_SIZE:,} texts embedded, the other vectors mapped")
+    if timing is not None and seen.model is not None and not seen.model.is_local and not seen.model.is_server_side:
         parts.append(_price_note(seen.model.price_per_million, measured.settings))
     if plan.adds_field and plan.model_kind in (ModelKind.SPARSE, ModelKind.MULTIVECTOR):
         what = "entries" if plan.model_kind is ModelKind.SPARSE else "token vectors"

@@ -18,6 +18,7 @@ from qdrant_model_migration.qdrant.gateway import Gateway
 from qdrant_model_migration.results import DimensionQuality
 
 QUERIES = 200
+"""Of Manhattan, whose distances are no matrix product and take ten times as long; else every vector of the sample is a query."""
 BUDGET_S = 5.0
 """For reading; the measuring itself takes about a second."""
 
@@ -53,6 +54,7 @@ async def measure_dimensions(
     if len(rows) < max(FEWEST_ROWS, k + 1):
         return []
     distance = field.distance
+    queries = QUERIES if distance == "Manhattan" else len(rows)
     return await anyio.to_thread.run_sync(
-        lambda: quality_by_dimension(np.array(rows), distance, dimensions, k=k, queries=QUERIES, seed=seed)
+        lambda: quality_by_dimension(np.array(rows), distance, dimensions, k=k, queries=queries, seed=seed)
     )
