@@ -74,7 +74,7 @@ TRUNCATE = Case(
 )
 LINEAR_MAP = Case(
     strategy="linear_map",
-    model="minilm-256",
+    model="minilm",
     replaces=True,
     arguments={**TEXT, "readers": "self_resolving"},
     agree=recipes.agree_closely,
@@ -125,9 +125,7 @@ async def expected(
             return recipes.embedded(oracle, source, case.model)
 
 
-def readers_of(
-    case: Case, backend: Backend, place: Place, oracle: Oracle, cranfield: Cranfield, name: str
-) -> tuple[Reader, Reader | None]:
+def readers_of(case: Case, backend: Backend, place: Place, oracle: Oracle, cranfield: Cranfield, name: str) -> tuple[Reader, Reader | None]:
     """The reader that searches from the beginning, and the one that changes to the new field when it may."""
     questions = queries_of(cranfield)
     using = {"using": case.variant.old} if case.variant.old else {}

@@ -45,6 +45,7 @@ class Progress:
 
     def see(self, tool: str, answer: Answer) -> None:
         self.answers.append((tool, answer))
+        print(tool, answer.get("phase"), answer["summary"], answer["warnings"], answer.get("error"))
         self.migration_id = answer.get("migration_id") or self.migration_id
         self.has_moved = self.has_moved or answer.get("phase") == "cut_over"
         if tool == "verify_target" and answer["is_complete"] and (answer["coverage"] or 0) > 0.9:

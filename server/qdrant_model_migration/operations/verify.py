@@ -135,7 +135,8 @@ async def verify_filled(work: Work, *, provenance_sample: int) -> Verification:
     problems += (
         [f"{provenance.wrong} of {provenance.sampled} sampled vectors do not come from the stated model"] if provenance.wrong else []
     )
-    problems += [f"configuration differs in {', '.join(d.path for d in diff[:5])}"] if diff else []
+    unplanned = [d.path for d in diff if not d.is_intended]
+    problems += [f"configuration differs in {', '.join(unplanned[:5])}"] if unplanned else []
     problems += [] if is_ready else ["the index is still being built"]
     return Verification(
         is_complete=not problems,
