@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +35,9 @@ class Oracle:
     def _load(self, model: str) -> Any:
         if self._tools not in sys.path:
             sys.path.append(self._tools)
-        import offline_models
         from fastembed import LateInteractionTextEmbedding, SparseTextEmbedding, TextEmbedding
 
-        offline_models.register_custom()
+        import_module("offline_models").register_custom()
         if model == "bm25":
             return SparseTextEmbedding("Qdrant/bm25", specific_model_path=str(self._models / "bm25"))
         if model == "colbert":

@@ -215,7 +215,7 @@ def breaks_of(migration: Migration, moves: tuple[Moved, ...], old_dimensions: in
         )
     elif migration.writes != "frozen" and not is_numbered:
         found.append(
-            f"{migration.source.collection!r} has several shards, whose writes are not numbered together: what reaches it during and after the swap is "
+            f"{migration.source.collection!r} has several shards or replicas, whose writes are not numbered together: what reaches it during and after the swap is "
             "not carried over, only listed, and may be lost. Stop the writers for the seconds of the swap."
         )
     if migration.writes != "frozen" and not migration.keeps_old_field:

@@ -7,6 +7,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from qdrant_model_migration.domain import quantization
 from qdrant_model_migration.domain.collection import METADATA_KEY, Collection, FieldKind, Json, VectorField, fields_of, is_same_setting
 from qdrant_model_migration.domain.migration import Migration, Recipe
 from qdrant_model_migration.domain.model import ModelKind, ModelSpec
@@ -183,6 +184,8 @@ def _clone(source: Collection, *, without: str | None) -> tuple[Json, dict[str, 
             create[key] = config[key]
     # Index building would compete with the load; the threshold is restored when the ranges are done.
     create["optimizers_config"] = {**dict(config.get("optimizer_config") or {}), "indexing_threshold": 0}
+    if source.shard_key_config:
+        create["shard_keys"] = list(source.shard_key_config)
     after = {key: params[key] for key in _UPDATED_PARAMS if params.get(key) is not None}
     if after:
         create["params_after"] = after
@@ -233,7 +236,9 @@ def _intended(name: str, entry: Json, kind: ModelKind, *, is_replaced: bool, rem
 
 
 def planned_differences(migration: Migration, found: Collection) -> list[ConfigDifference]:
-    """Where a field that was added in place is not configured as planned."""
+    """Where a field that was added in place, or its quantization, is not configured as planned."""
+    if migration.quantization is not None and migration.made is None:
+        return _quantization_differences(migration, found)
     planned = {f.name: f for f in fields_of(migration.create)}
     there = {f.name: f for f in found.fields}
     differences: list[ConfigDifference] = []
@@ -247,6 +252,16 @@ def planned_differences(migration: Migration, found: Collection) -> list[ConfigD
                     ConfigDifference(path=path, source=wanted, target=held.get(key), is_intended=note is not None, note=note)
                 )
     return differences
+
+
+def _quantization_differences(migration: Migration, found: Collection) -> list[ConfigDifference]:
+    name = migration.dense_field or ""
+    field = found.field(name)
+    wanted = quantization.requested(migration.quantization) if migration.quantization is not None and field is not None else None
+    held = quantization.settings_of(found).effective(name)
+    if field is not None and quantization.is_same(held, wanted):
+        return []
+    return [ConfigDifference(path=f"params.vectors.{name or chr(34) * 2}.quantization_config", source=wanted, target=held)]
 
 
 def _kind(field: VectorField) -> str:

@@ -86,7 +86,7 @@ async def _facts(context: OperationContext, migration: Migration, action: Action
             )
     if action == "delete_old" and has_source and not has_numbers(await sources.describe(source)):
         warnings.append(
-            f"{source!r} has several shards: writes that reached it after the swap cannot be told from older ones and would be deleted with it."
+            f"{source!r} has several shards or replicas: writes that reached it after the swap cannot be told from older ones and would be deleted with it."
         )
     if action == "delete_old" and has_target and (old := old_field_of(migration)) is not None:
         listed, kept, told = await old_field_plan(targets, migration, old)

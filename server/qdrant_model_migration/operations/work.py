@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
+from anyio import to_thread
+
 from qdrant_model_migration.domain.collection import Collection
 from qdrant_model_migration.domain.migration import EventRecord, Migration, Pace, Recipe
 from qdrant_model_migration.domain.points import Point, PointId
@@ -82,11 +84,12 @@ class Work:
         derived = [self.made.source_field or ""] if self.made is not None and self.made.is_derived else []
         return [*self.copied, *(name for name in derived if name not in self.copied)]
 
-    def derived(self, points: Sequence[Point]) -> list[Point]:
+    async def derived(self, points: Sequence[Point]) -> list[Point]:
         """The points with what the recipe makes of their own vectors; as they are where it makes nothing of them."""
         if self.deriver is None or self.made is None:
             return list(points)
-        rows = self.deriver.derive([p.vectors.get(self.made.source_field or "") for p in points])
+        # Milliseconds a page for a large map: in a thread, so that the lease goes on being renewed.
+        rows = await to_thread.run_sync(self.deriver.derive, [p.vectors.get(self.made.source_field or "") for p in points])
         return [replace(point, derived=row) for point, row in zip(points, rows, strict=True)]
 
     async def embedder(self) -> AnyEmbedder:
@@ -134,14 +137,15 @@ async def open_work(context: OperationContext, migration: Migration, check: Call
         ledger=ledger,
         source_collection=described,
         check=check,
-        texts=await _texts(context, migration),
+        texts=await texts_of_migration(context, migration),
         deriver=await _deriver(migration, ledger, described),
         epoch=epoch,
         pace=await ledger.pace(migration.id),
     )
 
 
-async def _texts(context: OperationContext, migration: Migration) -> Texts:
+async def texts_of_migration(context: OperationContext, migration: Migration) -> Texts:
+    """Where the texts of a migration come from; of a file that is gone, one that says so when a text is needed."""
     if migration.texts is not None:
         try:
             return await context.recorded_texts(migration.texts)
