@@ -114,9 +114,11 @@ def value(vector: Any) -> Any:
 
 
 def struct(found: Point) -> models.PointStruct:
-    """A point to be written: unnamed vector as a bare list, several fields as a mapping, none as an empty mapping."""
-    vectors = {name: value(v) for name, v in found.vectors.items()}
-    vector: Any = vectors[""] if set(vectors) == {""} else vectors
+    """A point to be written: its vectors by name, the unnamed one as "".
+
+    A bare list would be refused by the embedded database where a named field stands beside the unnamed one.
+    """
+    vector: Any = {name: value(v) for name, v in found.vectors.items()}
     return models.PointStruct(id=found.id, vector=vector, payload=found.payload)
 
 
