@@ -57,8 +57,13 @@ class Request(BaseModel):
     target_connection: str | None = None
 
     def digest(self, source: str) -> str:
-        """Of the resolved request: an alias and its collection ask for the same."""
-        fields = self.model_dump(mode="json") | {"collection": source}
+        """Of the resolved request: an alias and its collection ask for the same, and so do no connection and the default one."""
+        here = self.connection or "default"
+        fields = self.model_dump(mode="json") | {
+            "collection": source,
+            "connection": here,
+            "target_connection": self.target_connection or here,
+        }
         return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -235,7 +240,7 @@ async def _model(
         assert old is not None
         name = truncated_model(request.model, request.current_model, request.dimensions)
         spec = (await context.model(name)).spec
-        await check_truncation(context, sides.target_gateway.connection.name, sides.source, old, spec, request.current_model, match)
+        await check_truncation(context, sides.source_gateway.connection.name, sides.source, old, spec, request.current_model, match)
         return spec
     if not request.model:
         raise Refused(f"{NOTHING}: 'model' is missing. recommend_strategy without a model lists the usable ones.")
