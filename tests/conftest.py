@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.clusters import QdrantCluster
 from tests.servers import RELEASES, QdrantServer, ServerUnavailable, delete_collections
 from tests.servers import request as rest
 
@@ -38,7 +39,9 @@ _SCRUBBED = (
     "HF_",
 )
 _SCRUBBED_ENDINGS = ("_API_KEY", "_PROXY", "_proxy")
-_SERVER_FIXTURES = frozenset({"server_1_16", "server_1_17", "server", "new_server", "fresh_server"})
+_SERVER_FIXTURES = frozenset(
+    {"server_1_16", "server_1_17", "server", "new_server", "fresh_server", "shared_cluster", "cluster", "new_cluster"}
+)
 _ASSET_FIXTURES = frozenset({"assets", "cranfield", "asset_models"})
 
 # Read by huggingface_hub when it is first imported, so it cannot wait for a fixture. No test downloads a model.
@@ -163,6 +166,58 @@ def new_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NewServer]:
 def fresh_server(request: pytest.FixtureRequest, new_server: NewServer) -> QdrantServer:
     """A server of this test's own, of each version in turn: it may be stopped, killed and restarted."""
     return new_server(request.param)
+
+
+CLUSTER_VERSION = "1.17.0"
+
+
+def _running_cluster(cluster: Callable[[], QdrantCluster]) -> Iterator[QdrantCluster]:
+    try:
+        made = cluster()
+    except ServerUnavailable as error:
+        raise _unavailable(str(error)) from None
+    try:
+        made.start()
+        yield made
+    finally:
+        made.stop()
+        for peer in made.peers:
+            for part in ("storage", "snapshots"):
+                shutil.rmtree(peer.folder / part, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def shared_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[QdrantCluster]:
+    """Two peers of 1.17.0, shared by the whole run: never stop one of them, and use only collections of your own `name`."""
+    yield from _running_cluster(lambda: QdrantCluster(CLUSTER_VERSION, tmp_path_factory.mktemp("qdrant-cluster")))
+
+
+@pytest.fixture
+def cluster(shared_cluster: QdrantCluster, name: str) -> Iterator[QdrantCluster]:
+    """The shared two-peer cluster; what holds `name` is deleted afterwards."""
+    yield shared_cluster
+    delete_collections(shared_cluster.first.url, name)
+
+
+NewCluster = Callable[..., QdrantCluster]
+"""`new_cluster(peers=2)`: a started cluster of the test's own."""
+
+
+@pytest.fixture
+def new_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NewCluster]:
+    """Starts clusters whose peers the test may stop, kill and restart; they are gone after it."""
+    running: list[Iterator[QdrantCluster]] = []
+
+    def start(*, peers: int = 2) -> QdrantCluster:
+        folder = tmp_path_factory.mktemp("qdrant-cluster")
+        steps = _running_cluster(lambda: QdrantCluster(CLUSTER_VERSION, folder, peers=peers))
+        started = next(steps)
+        running.append(steps)
+        return started
+
+    yield start
+    for steps in reversed(running):
+        next(steps, None)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -138,7 +138,7 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
     found: list[int] = []
     for port in random.sample(_PORTS, len(_PORTS)):
         with socket.socket() as probe:
@@ -173,6 +173,7 @@ class QdrantServer:
         self.api_key = api_key
         self.read_only_key = read_only_key
         self.settings = dict(settings or {})
+        self.arguments: list[str] = []
         self.http_port = 0
         self.grpc_port = 0
         self.process: subprocess.Popen[bytes] | None = None
@@ -206,7 +207,7 @@ class QdrantServer:
         is_first_start = self.http_port == 0
         for attempt in range(3):
             if is_first_start:
-                self.http_port, self.grpc_port = _free_ports(2)
+                self.http_port, self.grpc_port = free_ports(2)
             self.process = self._launch()
             if self._wait_until_ready(self.process):
                 return
@@ -261,7 +262,12 @@ class QdrantServer:
             variables["QDRANT__SERVICE__READ_ONLY_API_KEY"] = self.read_only_key
         with self.log.open("ab") as log:
             return subprocess.Popen(
-                [self._binary], cwd=self.folder, env=variables, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
+                [self._binary, *self.arguments],
+                cwd=self.folder,
+                env=variables,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
             )
 
     def _wait_until_ready(self, process: subprocess.Popen[bytes]) -> bool:

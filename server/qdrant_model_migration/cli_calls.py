@@ -115,7 +115,7 @@ class Session:
             if isinstance(result, StatusResult) and is_following and (call.is_waiting or call.is_watching or self._is_embedded):
                 result = await self._follow(result, line)
         code = self._answer(result)
-        if isinstance(result, StatusResult) and is_following and result.phase == "backfilling" and code == DONE:
+        if isinstance(result, StatusResult) and is_following and is_moving(result) and code == DONE:
             code = STILL_RUNNING if call.is_waiting or call.is_watching else DONE
         if self._is_embedded and call.command in _DRIVEN:
             await self._settle(result)
@@ -157,7 +157,7 @@ class Session:
     async def _follow(self, result: StatusResult, line: ProgressLine) -> StatusResult:
         """Look again until the migration stands still."""
         heard = anyio.current_time()
-        while result.phase == "backfilling" and not result.error and not result.is_paused:
+        while is_moving(result) and not result.error and not result.is_paused:
             if result.worker.state == "running":
                 heard = anyio.current_time()
             elif anyio.current_time() - heard > START_S:
@@ -176,6 +176,11 @@ class Session:
         with anyio.move_on_after(SETTLE_S), suppress(CallFailed):
             while (await self._status(migration_id)).worker.state == "running":  # noqa: ASYNC110 - it is the ledger that tells
                 await anyio.sleep(0.2)
+
+
+def is_moving(result: StatusResult) -> bool:
+    """Whether points are being written: a backfill, or the filling of a field after the readers moved."""
+    return result.phase == "backfilling" or result.is_filling
 
 
 def exit_code(result: Result) -> int:

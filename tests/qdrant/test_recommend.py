@@ -41,7 +41,8 @@ async def test_a_proven_current_model_reaches_the_next_step(any_qdrant: Backend,
     assert (best.strategy, best.is_feasible) == ("side_by_side", True)
     assert result.next_step == best.next_step
     steps = {r.strategy: r.next_step for r in result.recommendations if r.next_step}
-    assert set(steps) == {"new_collection", "side_by_side", "linear_map"} == {r.strategy for r in result.recommendations if r.is_feasible}
+    assert set(steps) == {"new_collection", "side_by_side"} == {r.strategy for r in result.recommendations if r.is_feasible}
+    assert any("60 texts are too few" in r.refusals[0] for r in result.recommendations if r.strategy == "linear_map")
     for strategy, step in steps.items():
         assert step.tool == "create_target"
         assert step.arguments == {
@@ -64,11 +65,12 @@ async def test_a_proven_current_model_reaches_the_next_step(any_qdrant: Backend,
         assert card.disk_after_bytes is not None
         assert card.ram_after_bytes is not None
         assert card.cost_usd is None
-        assert "texts embedded on this machine" in card.measured_from
+    assert "texts embedded on this machine" in best.card.measured_from
+    assert cards["new_collection"].measured_from == "as for 'side_by_side'"
     assert (cards["side_by_side"].disk_after_bytes or 0) > (cards["new_collection"].disk_after_bytes or 0) > 0
     # The other four do not serve the goal; saying only that would be noise.
     assert {r.strategy for r in result.recommendations} == {"new_collection", "side_by_side", "named_vector", "linear_map"}
-    assert len(result.model_dump_json()) / 4 < 2_600
+    assert len(result.model_dump_json()) / 4 < 1_500
 
 
 async def test_another_model_of_equal_size_is_found_out(any_qdrant: Backend, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,20 +147,49 @@ async def test_hybrid_search_needs_no_model_to_be_named_where_the_server_has_bm2
     async with opened(any_qdrant, monkeypatch) as context:
         await seed(context, name)
         result = await recommend(context, collection=name, goal="add_sparse")
+    assert {m.kind for m in result.models} == {"sparse"}
+    if any_qdrant.is_embedded:  # it has no BM25 of its own
+        assert result.recommendations == []
+        return
     best = result.recommendations[0]
     assert best.strategy == "add_sparse"
-    assert best.is_feasible is not any_qdrant.is_embedded  # the embedded database has no BM25 of its own
     substitute = next(r for r in result.recommendations if r.strategy == "new_collection")
     assert "No substitute" in substitute.refusals[0]
-    if any_qdrant.is_embedded:
-        assert any("fastembed:Qdrant/bm25" in r for r in best.refusals)
-        return
     assert result.next_step is not None
     assert result.next_step.arguments["model"] == "qdrant:bm25"
     assert result.next_step.arguments["text_field"] == "text"
     assert best.card.seconds is not None
     assert "entries a sampled text" in best.card.measured_from
     assert any("idf" in p for p in best.prerequisites)
+
+
+async def test_sparse_and_token_vectors_are_sized_by_sampled_texts(
+    any_qdrant: Backend, name: str, monkeypatch: pytest.MonkeyPatch, asset_models: str, cranfield: Cranfield
+) -> None:
+    documents = [d for d in cranfield.documents if d.body.strip()][:60]
+    async with opened(any_qdrant, monkeypatch, QDRANT_MIGRATION_MODELS=asset_models) as context:
+        await seed(context, name, vector="dense", points=60, payload=lambda n: {"text": documents[n].body})
+        sparse = await recommend(context, collection=name, goal="add_sparse", model="bm25")
+        tokens = await recommend(context, collection=name, goal="add_multivector", model="colbert")
+        choice = await recommend(context, collection=name, goal="add_multivector")
+        dense = await recommend(context, collection=name, goal="add_sparse", model=NEW)
+        with pytest.raises(Refused, match="no goal 'reranking'"):
+            await recommend(context, collection=name, goal="reranking")
+    for result, strategy, least in ((sparse, "add_sparse", 60 * 30 * 16), (tokens, "add_multivector", 60 * 50 * 96 * 4)):
+        best = result.recommendations[0]
+        assert (best.strategy, best.is_feasible) == (strategy, True)
+        assert result.next_step is not None
+        assert result.next_step.arguments["model"] == ("bm25" if strategy == "add_sparse" else "colbert")
+        assert best.card.seconds is not None
+        assert "a sampled text" in best.card.measured_from
+        assert (best.card.disk_after_bytes or 0) > least
+        # In place on the embedded database, which can; a second collection on servers before 1.18.
+        assert any("in place" in r for r in best.reasons) is any_qdrant.is_embedded
+    assert any("(measured) of 96" in p for p in tokens.recommendations[0].prerequisites)
+    assert choice.recommendations == []
+    assert {m.kind for m in choice.models} == {"multivector"}
+    assert dense.next_step is None
+    assert any("sparse vectors need a sparse one" in r for r in dense.recommendations[0].refusals)
 
 
 async def test_texts_that_are_not_english_are_noticed(any_qdrant: Backend, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -298,7 +329,7 @@ async def test_a_target_on_another_server_is_judged_by_that_server(
     assert result.next_step is not None
     assert result.next_step.arguments["target_connection"] == "new"
     refused = {r.strategy: r.refusals for r in result.recommendations if not r.is_feasible}
-    assert set(refused) == {"named_vector"}
+    assert set(refused) == {"named_vector", "linear_map"}
     assert any("not across servers" in r for r in refused["named_vector"])
     assert quantized.next_step is None
     assert beside.next_step is not None

@@ -13,16 +13,16 @@ from numpy.typing import NDArray
 from qdrant_model_migration.domain.collection import Collection, Json, VectorField
 from qdrant_model_migration.domain.points import Point
 from qdrant_model_migration.domain.quantization import Kind, QuantizationSettings, requested, settings_of
-from qdrant_model_migration.errors import Refused
+from qdrant_model_migration.errors import Interrupted, Refused
 from qdrant_model_migration.operations.requantize import apply, measure_recall, restore
 from qdrant_model_migration.qdrant.gateway import Gateway
-from qdrant_model_migration.results import IndexRecall
+from qdrant_model_migration.results import IndexRecall, Progress
 from tests.conftest import VERSIONS, Backend
 from tests.qdrant.seeds import opened
 from tests.servers import QdrantServer, delete_collections
 from tests.servers import request as rest
 
-COUNT, SIZE, K = 3_000, 128, 10
+COUNT, SIZE, K = 2_000, 128, 10
 INT8: Json = {"scalar": {"type": "int8", "quantile": 0.95}}
 
 
@@ -111,7 +111,7 @@ async def test_a_field_is_quantized_in_place_and_its_recall_is_what_numpy_says(
         gateway = await context.gateway()
         plain = {"size": SIZE, "distance": "Cosine"}
         collection = await seeded(gateway, name, {"a": plain, "b": plain})
-        outcome = await apply(gateway, collection, field_of(collection, "a"), kind)
+        outcome = await apply(gateway, collection, field_of(collection, "a"), kind, queries=50)
         assert outcome.is_ready
         assert outcome.before is not None
         assert outcome.after is not None
@@ -122,7 +122,7 @@ async def test_a_field_is_quantized_in_place_and_its_recall_is_what_numpy_says(
     assert settings_of(described) == QuantizationSettings(fields={"a": requested(kind), "b": None})
     assert all(s == requested(kind) for s in quantized_segments(url, name, "a"))
     assert all(s is None for s in quantized_segments(url, name, "b"))
-    assert {d.path.removeprefix("params.vectors.a.quantization_config.").partition(".")[0] for d in outcome.changed} == {kind}
+    assert [(d.path, d.source, d.target) for d in outcome.changed] == [("params.vectors.a.quantization_config", None, requested(kind))]
     assert (measured.k, measured.queries, measured.quantization) == (K, len(asked), kind)
     assert measured.recall == pytest.approx(recall_over_rest(url, name, "a", asked, {}), abs=0.01)
     for oversampling in (2.0, 4.0):
@@ -156,33 +156,43 @@ async def test_what_was_set_at_the_collection_is_switched_off_for_one_field_and_
         outcome = await apply(gateway, collection, field_of(collection, ""), "off", queries=20)
         assert settings_of(await gateway.describe(name)) == QuantizationSettings(fields={"": None, "b": INT8})
         assert (quantized_segments(url, name, "")[0], quantized_segments(url, name, "b")[0]) == (None, INT8)
-        assert {d.path.partition("scalar")[0] for d in outcome.changed} == {"quantization_config.", "params.vectors.b.quantization_config."}
+        assert {d.path: (d.source, d.target) for d in outcome.changed} == {
+            "quantization_config": (INT8, None),
+            "params.vectors.b.quantization_config": (None, INT8),
+        }
         assert outcome.after is not None
         assert (outcome.after.recall, outcome.after.quantization, outcome.after.variants) == (1.0, None, [])
         undone = await restore(gateway, collection, field_of(collection, ""), previous)
         assert undone.is_ready
         assert settings_of(await gateway.describe(name)) == previous
         assert all(s == INT8 for field in ("", "b") for s in quantized_segments(url, name, field))
-        assert len(undone.changed) == len(outcome.changed)
+        assert [(d.path, d.target, d.source) for d in undone.changed] == [(d.path, d.source, d.target) for d in outcome.changed]
 
 
 async def test_an_interrupted_change_is_taken_up_with_what_was_measured_before(
     server_of_each: Backend, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Called again with the first description: set once, and the recall before is the one that was given, or said to be unknown."""
+    """Called again, knowing what was recorded or not: set once, and the recall before is the one that was given, or said to be unknown."""
     async with opened(server_of_each, monkeypatch) as context:
         gateway = await context.gateway()
         collection = await seeded(gateway, name, {"size": SIZE, "distance": "Cosine"}, rows=600)
-        field = field_of(collection, "")
-        first = await apply(gateway, collection, field, "binary", queries=20)
-        again = await apply(gateway, collection, field, "binary", before=first.before, queries=20)
-        lost = await apply(gateway, collection, field, "binary", queries=20)
-        assert (again.before, again.changed) == (first.before, first.changed)
-        assert lost.before is None
-        assert any("recall before is not known" in note for note in lost.notes)
+        field, previous = field_of(collection, ""), settings_of(collection)
+
+        async def stop(progress: Progress) -> None:
+            if "being quantized" in progress.stage:
+                raise Interrupted("asked to stop")
+
+        with pytest.raises(Interrupted):
+            await apply(gateway, collection, field, "binary", queries=20, progress=stop)
         now = await gateway.describe(name)
-        with pytest.raises(Refused, match="quantized exactly so already"):
-            await apply(gateway, now, field_of(now, ""), "binary")
+        assert settings_of(now).fields == {"": requested("binary")}
+        again = await apply(gateway, now, field, "binary", queries=20, previous=previous)
+        assert again.before is None
+        assert again.after is not None
+        assert any("recall before is not known" in note for note in again.notes)
+        assert [(d.source, d.target) for d in again.changed] == [(None, requested("binary"))]
+        once_more = await apply(gateway, now, field, "binary", before=again.after, queries=20)
+        assert (once_more.before, once_more.changed) == (again.after, [])
 
 
 async def test_strict_mode_that_forbids_exact_searches_costs_the_measurement_only(

@@ -13,8 +13,8 @@ from qdrant_model_migration.domain.quantization import (
     QuantizationSettings,
     advice,
     changed,
+    differences,
     is_same,
-    paths,
     problem,
     request,
     requested,
@@ -79,7 +79,11 @@ def test_switching_one_field_off_gives_the_others_the_collections_setting_as_the
     current = QuantizationSettings(collection=INT8, fields={"": None, "b": None, "c": BINARY})
     body = request(current, changed(current, "", None))
     assert body == {"vectors": {"b": {"quantization_config": INT8}}, "quantization_config": "Disabled"}
-    assert paths(body) == ["params.vectors.b.quantization_config", "quantization_config"]
+    found = differences(current, applied(current, body))
+    assert {d.path: (d.source, d.target) for d in found} == {
+        "params.vectors.b.quantization_config": (None, INT8),
+        "quantization_config": (INT8, None),
+    }
 
 
 def test_what_somebody_else_set_meanwhile_for_another_field_is_not_undone() -> None:

@@ -220,6 +220,8 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("truncate", {"goal": Goal.SHRINK_VECTORS, "model": None, "field": None}, "no dense vector"),
     ("truncate", {**CUT, "field": UINT8}, "uint8"),
     ("linear_map", {"field": UINT8}, "uint8"),
+    ("linear_map", {"points": 399}, "399 texts are too few"),
+    ("linear_map", {"points": 4_000, "text_coverage": 0.05}, "200 texts are too few"),
     ("linear_map", {"goal": Goal.COMPARE_MODELS}, "would not judge the model itself"),
     ("requantize", {**QUANTIZE, "is_embedded": True}, "does not quantize"),
     ("requantize", {**QUANTIZE, "field": None}, "no dense vector"),
@@ -249,6 +251,7 @@ ALLOWED: list[tuple[str, dict[str, Any]]] = [
     ("add_multivector", {**RERANK, "is_embedded": True, "version": "1.20.0", "field": UNNAMED}),
     ("add_sparse", {**SPLADED, "is_embedded": True, "version": "1.20.0", "field": UNNAMED}),
     ("add_sparse", {**HYBRID, "is_embedded": True, "target": "1.17.0"}),
+    ("linear_map", {"points": 400}),
 ]
 
 
@@ -294,6 +297,7 @@ def test_what_can_be_done_comes_first_and_in_order(changes: dict[str, Any], expe
     assert [a.strategy for a in ranked][: len(expected)] == expected
     assert sorted(a.strategy for a in ranked) == sorted(STRATEGIES)
     assert all(a.reasons or a.refusals for a in ranked)
+    assert all(len(" ".join([*a.reasons, *a.prerequisites, *a.risks, *a.app_changes, a.undo])) < 2_400 for a in ranked)
 
 
 VERSIONS = ("1.15.4", "1.16.3", "1.17.0", "1.18.0", "embedded")

@@ -52,9 +52,13 @@ def test_without_watermarks_nothing_can_be_decided(kind: Kind, marks: tuple[int 
 
 
 def test_operations_are_numbered_together_in_a_single_shard_only() -> None:
-    def sharded(number: int | None) -> Collection:
-        return Collection(name="c", points=1, fields=(), config={"params": {"shard_number": number} if number else {}})
+    def sharded(number: int | None, peers: int = 1, **params: str) -> Collection:
+        config = {"params": {**params, **({"shard_number": number} if number else {})}}
+        return Collection(name="c", points=1, fields=(), config=config, peers=peers)
 
     assert has_numbers(sharded(1), sharded(1))
     assert not has_numbers(sharded(1), sharded(2))
     assert not has_numbers(sharded(None))
+    assert has_numbers(sharded(1, sharding_method="auto"))
+    assert not has_numbers(sharded(1), sharded(1, sharding_method="custom"))
+    assert not has_numbers(sharded(1, peers=2))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from enum import StrEnum
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from qdrant_model_migration.domain.points import ShardKey
 from qdrant_model_migration.errors import Refused
 from qdrant_model_migration.results import ConfigDifference, VectorInfo
 
@@ -53,6 +54,28 @@ class VectorField(BaseModel):
         )
 
 
+class Replica(BaseModel):
+    """One copy of one shard."""
+
+    model_config = ConfigDict(frozen=True)
+
+    shard: int
+    key: ShardKey | None = None
+    peer: int
+    state: str
+    is_arriving: bool = False
+    """The shard is on its way to this peer, and the copy that it comes from will go."""
+
+    @property
+    def is_active(self) -> bool:
+        """Up to date; a listener never gets further than that name."""
+        return self.state in ("Active", "Listener")
+
+    @property
+    def label(self) -> str:
+        return f"shard {self.shard} on peer {self.peer}: {self.state}"
+
+
 class Collection(BaseModel):
     """A collection as the server described it; `config` is the server's own JSON."""
 
@@ -70,7 +93,13 @@ class Collection(BaseModel):
     segments: int = 0
     indexed_vectors: int | None = None
     aliases: tuple[str, ...] = ()
-    shard_keys: tuple[str | int, ...] = ()
+    shard_keys: tuple[ShardKey, ...] = ()
+    shard_key_config: tuple[Json, ...] = ()
+    """What recreates the shard keys: {"key", "shards_number", "replication_factor"} of each, in the order of `shard_keys`."""
+    replicas: tuple[Replica, ...] = ()
+    """In a cluster."""
+    peers: int = 1
+    """Servers of the cluster, as far as the key may know; 1 without one."""
 
     @property
     def dense(self) -> list[VectorField]:
@@ -114,8 +143,9 @@ class Collection(BaseModel):
         return strict.get("max_query_limit") if strict.get("enabled") else None
 
     def flat_config(self) -> Json:
-        """Every setting by its dotted path: vectors, indexes and all; what is not set is left out."""
-        config = {**self.config, "payload_indexes": self.payload_indexes}
+        """Every setting by its dotted path: vectors, indexes, shard keys and all; what is not set is left out."""
+        keys = {repr(c["key"]): {k: v for k, v in c.items() if k != "key"} for c in self.shard_key_config}
+        config = {**self.config, "payload_indexes": self.payload_indexes, "shard_keys": keys}
         params = self.config.get("params") or {}
         if isinstance((params.get("vectors") or {}).get("size"), int):
             # An unnamed vector alone is described without a name; beside others it is called "".
@@ -137,6 +167,20 @@ def _flattened(value: object, path: tuple[str, ...]) -> Iterator[tuple[str, obje
         yield ".".join(path), value
     elif path[0] == "metadata":
         yield ".".join(path), NULL
+
+
+def shard_key_config(keys: Iterable[ShardKey], replicas: Iterable[Replica]) -> tuple[Json, ...]:
+    """How many shards each key has and in how many copies, as they are: a key can be created with other numbers than the collection's.
+
+    A copy that arrives to take another's place is not counted; one that is dead is.
+    """
+    found: list[Json] = []
+    copies = [r for r in replicas if not r.is_arriving]
+    for key in keys:
+        shards = [r.shard for r in copies if r.key == key and type(r.key) is type(key)]
+        numbers = {"shards_number": len(set(shards)), "replication_factor": max(map(shards.count, shards))} if shards else {}
+        found.append({"key": key, **numbers})
+    return tuple(found)
 
 
 def is_same_setting(a: object, b: object) -> bool:

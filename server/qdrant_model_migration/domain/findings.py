@@ -191,7 +191,24 @@ def collection_warnings(
             "No alias points here: an app that uses the collection's own name cannot be switched by one. Let its next release use an alias."
         )
     if found.shard_keys:
-        warnings.append(f"Custom sharding with {len(found.shard_keys)} shard keys: this version does not carry it over.")
+        warnings.append(
+            f"Custom sharding: {_keys(found)}. A new collection gets the same keys, shards and replicas, which needs a cluster; every point is "
+            "written to its own key, and an app that writes must name the key as well."
+        )
+    resting = [r.label for r in found.replicas if not r.is_active]
+    if resting:
+        warnings.append(
+            f"{len(resting)} of {len(found.replicas)} replicas are not active ({'; '.join(resting[:3])}): wait for them, or see to their peers, first."
+        )
     if is_embedded and found.points > 20_000:
         warnings.append("The embedded database is slow beyond 20,000 points; a server (QDRANT_URL) is made for this.")
     return warnings
+
+
+def _keys(found: Collection, most: int = 5) -> str:
+    """`3 shard keys ('a': 1 shard x 2 replicas; ...)`."""
+    numbers = [(c, c.get("shards_number", 1), c.get("replication_factor", 1)) for c in found.shard_key_config]
+    told = [f"{cleaned(repr(c['key']))}: {s} shard{'s' * (s != 1)} x {r} replica{'s' * (r != 1)}" for c, s, r in numbers[:most]]
+    more = f"; and {len(numbers) - most} more" if len(numbers) > most else ""
+    count = len(found.shard_keys)
+    return f"{count} shard key{'s' * (count != 1)}" + (f" ({'; '.join(told)}{more})" if told else "")

@@ -1,9 +1,10 @@
 """Which linear map leads from the old model's vectors to the new model's, and what is it worth? Fitted on pairs, judged on others.
 
 Two kinds are fitted, both on centred pairs and in double precision: orthogonal Procrustes (Schoenemann, "A generalized solution of
-the orthogonal Procrustes problem", Psychometrika 31, 1966), a rotation and a scale that keep angles; and ridge regression (Hoerl and Kennard,
-"Ridge regression", Technometrics 12, 1970), which may also weigh directions. The use of such maps for collections of embeddings is
-that of "Drift-Adapter" (2025): 95 to 99 % of the recall in its own paper, far less for other pairs of models, hence the measurement.
+the orthogonal Procrustes problem", Psychometrika 31, 1966), a rotation and a scale that keep angles; and ridge regression (Hoerl
+and Kennard, "Ridge regression", Technometrics 12, 1970), which may also weigh directions. Mapping between the spaces of two models
+instead of embedding anew is the idea of "Drift-Adapter" (2025): 95 to 99 % of the recall in its own paper, far less for other pairs of
+models, hence the measurement.
 """
 
 from __future__ import annotations
@@ -26,7 +27,11 @@ Kind = Literal["procrustes", "ridge"]
 Double = NDArray[np.float64]
 
 RECALL_FLOOR = 0.90
-"""A map that loses more than a tenth of the true neighbours is refused, unless another floor is asked for."""
+"""A map that loses more than a tenth of the true neighbours is refused, unless another floor is asked for.
+
+On Cranfield, maps between outputs of one encoder reach 0.90 to 0.95 (its int8 to its fp32 weights: 0.94), another pooling 0.80, an
+encoder cut to two of six layers 0.61 (tests/qdrant/test_cranfield_maps.py).
+"""
 HELD_OUT_SHARE = 0.2
 FEWEST_HELD_OUT, MOST_HELD_OUT = 200, 2_000
 FEWEST_FITTED = 200

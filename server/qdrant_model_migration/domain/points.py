@@ -17,6 +17,9 @@ PointId = int | str
 
 Payload = dict[str, Any]
 
+ShardKey = str | int
+"""Of a collection with custom sharding; 7 and "7" are two keys."""
+
 FLOAT_TOLERANCE = 2e-15
 """Relative. Qdrant keeps payloads as JSON, and its parser is off by up to two units in the last place for some numbers of 17 digits."""
 
@@ -83,6 +86,6 @@ class Point:
     id: PointId
     payload: Payload
     vectors: Mapping[str, Any] = field(default_factory=dict)
-    shard_key: str | int | None = None
+    shard_key: ShardKey | None = None
     derived: list[float] | None = None
     """What a recipe makes of the point's own vectors, where that was computed; never stored under this name."""

@@ -7,13 +7,12 @@ go, and the other fields that inherited it are given it as their own, which quan
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
 from qdrant_model_migration.domain.collection import Collection, FieldKind, Json, VectorField, is_same_setting
-from qdrant_model_migration.results import IndexRecall, RecallVariant
+from qdrant_model_migration.results import ConfigDifference, IndexRecall, RecallVariant
 
 Kind = Literal["scalar", "product", "binary", "off"]
 BINARY_DIMENSIONS = 1024
@@ -112,9 +111,17 @@ def request(current: QuantizationSettings, wanted: QuantizationSettings) -> Json
 
 
 def problem(kind: Kind, collection: Collection, field: VectorField, *, is_embedded: bool) -> str | None:
-    """Why the field cannot or should not be quantized so, or None."""
-    label = f"{field.name!r}" if field.name else "the unnamed vector"
+    """Why quantizing the field so cannot or need not be planned, or None."""
+    why = obstacle(kind, field, is_embedded=is_embedded)
     now = settings_of(collection).effective(field.name)
+    if why is None and is_same(now, requested(kind)):
+        return f"{_label(field)} is not quantized as it is" if now is None else f"{_label(field)} is quantized exactly so already"
+    return why
+
+
+def obstacle(kind: Kind, field: VectorField, *, is_embedded: bool) -> str | None:
+    """Why the field cannot be quantized so, whatever is set now; or None."""
+    label = _label(field)
     if is_embedded:
         return "the embedded database does not quantize; it searches the originals exactly. Run a Qdrant server and set QDRANT_URL"
     if field.kind is FieldKind.SPARSE:
@@ -123,9 +130,11 @@ def problem(kind: Kind, collection: Collection, field: VectorField, *, is_embedd
         return f"{label} is a multivector: it reranks few points, where quantization saves no time, and is not measured here"
     if field.datatype == "uint8" and kind != "off":
         return f"{label} stores bytes (uint8) already: quantization has nothing to gain"
-    if is_same(now, requested(kind)):
-        return f"{label} is not quantized as it is" if now is None else f"{label} is quantized exactly so already"
     return None
+
+
+def _label(field: VectorField) -> str:
+    return f"{field.name!r}" if field.name else "the unnamed vector"
 
 
 def warnings(kind: Kind, collection: Collection, field: VectorField) -> list[str]:
@@ -192,11 +201,20 @@ def search_params(variant: RecallVariant) -> str:
     return f"search_params=models.SearchParams(quantization=models.QuantizationSearchParams({', '.join(options)}))"
 
 
-def paths(body: Mapping[str, object]) -> list[str]:
-    """The config paths that a request sets, for people."""
-    vectors = body.get("vectors")
-    named = [f"params.vectors.{name or chr(34) * 2}.quantization_config" for name in vectors] if isinstance(vectors, Mapping) else []
-    return [*named, *(["quantization_config"] if "quantization_config" in body else [])]
+def differences(before: QuantizationSettings, after: QuantizationSettings) -> list[ConfigDifference]:
+    """What was set otherwise, at both levels."""
+    fields = sorted(before.fields.keys() | after.fields.keys())
+    rows = [(_path(name), before.fields.get(name), after.fields.get(name)) for name in fields]
+    rows.append((_path(None), before.collection, after.collection))
+    return [
+        ConfigDifference(path=path, source=one, target=other, is_intended=True, note="the quantization that was asked for")
+        for path, one, other in rows
+        if not is_same(one, other)
+    ]
+
+
+def _path(field: str | None) -> str:
+    return "quantization_config" if field is None else f"params.vectors.{field or chr(34) * 2}.quantization_config"
 
 
 def _goal(before: IndexRecall | None, after: IndexRecall) -> float:

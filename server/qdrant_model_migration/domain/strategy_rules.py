@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from qdrant_model_migration.domain.estimates import HUGE_POINTS, human_bytes, multivector_bytes
-from qdrant_model_migration.domain.linear_map import RECALL_FLOOR
+from qdrant_model_migration.domain.linear_map import RECALL_FLOOR, fewest_pairs
 from qdrant_model_migration.domain.model import ModelKind
 from qdrant_model_migration.domain.observations import Advice, Goal, Observations, is_matryoshka
 from qdrant_model_migration.domain.quantization import BINARY_DIMENSIONS, Kind, problem, settings_of
@@ -55,7 +55,7 @@ def _side_by_side(advice: Advice, seen: Observations) -> None:
     needs_dense_model(advice, seen)
     needs_guard(advice, seen)
     advice.reasons.append("Old and new queries are answered by one collection, so that each reader changes at its own deploy.")
-    if not seen.is_elsewhere and seen.can("create_vector_name"):
+    if not seen.is_elsewhere and seen.can("create_vector_name") and not (seen.is_embedded and seen.collection.field("") is not None):
         advice.reasons.append("This server can add the field in place: 'named_vector' does the same without the copy.")
     else:
         advice.reasons.append(f"Qdrant {seen.target_version} fixes the vector fields at creation (1.18 does not), hence the copy.")
@@ -201,6 +201,10 @@ def _linear_map(advice: Advice, seen: Observations) -> None:
     if seen.field is not None and seen.field.datatype == "uint8":
         advice.refusals.append("The stored vectors are uint8: a map fitted on rounded whole numbers keeps too little of them.")
     points = seen.collection.points
+    pairs = int(points * seen.text_coverage)
+    needed = fewest_pairs(seen.field.size or 0) if seen.field else 0
+    if pairs < needed:
+        advice.refusals.append(f"{pairs} texts are too few to fit a map on some and judge it on others ({needed} are needed).")
     if points >= HUGE_POINTS:
         advice.reasons.append(f"{points:,} points: only a sample of some 10,000 texts is embedded, the other vectors are mapped.")
     else:

@@ -7,6 +7,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from qdrant_model_migration.domain import quantization
 from qdrant_model_migration.domain.collection import METADATA_KEY, Collection, FieldKind, Json, VectorField, fields_of, is_same_setting
 from qdrant_model_migration.domain.migration import Migration, Recipe
 from qdrant_model_migration.domain.model import ModelKind, ModelSpec
@@ -233,7 +234,9 @@ def _intended(name: str, entry: Json, kind: ModelKind, *, is_replaced: bool, rem
 
 
 def planned_differences(migration: Migration, found: Collection) -> list[ConfigDifference]:
-    """Where a field that was added in place is not configured as planned."""
+    """Where a field that was added in place, or its quantization, is not configured as planned."""
+    if migration.quantization is not None and migration.made is None:
+        return _quantization_differences(migration, found)
     planned = {f.name: f for f in fields_of(migration.create)}
     there = {f.name: f for f in found.fields}
     differences: list[ConfigDifference] = []
@@ -243,6 +246,16 @@ def planned_differences(migration: Migration, found: Collection) -> list[ConfigD
             if not _holds(held.get(key), wanted):
                 differences.append(ConfigDifference(path=f"params.{_kind(field)}.{name}.{key}", source=wanted, target=held.get(key)))
     return differences
+
+
+def _quantization_differences(migration: Migration, found: Collection) -> list[ConfigDifference]:
+    name = migration.dense_field or ""
+    field = found.field(name)
+    wanted = quantization.requested(migration.quantization) if migration.quantization is not None and field is not None else None
+    held = quantization.settings_of(found).effective(name)
+    if field is not None and quantization.is_same(held, wanted):
+        return []
+    return [ConfigDifference(path=f"params.vectors.{name or chr(34) * 2}.quantization_config", source=wanted, target=held)]
 
 
 def _kind(field: VectorField) -> str:

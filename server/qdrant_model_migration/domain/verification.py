@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -12,12 +12,10 @@ from typing import Any
 import numpy as np
 
 from qdrant_model_migration.domain.collection import FieldKind
+from qdrant_model_migration.domain.derived import same_derived
 from qdrant_model_migration.domain.migration import Recipe
 from qdrant_model_migration.domain.points import FLOAT_TOLERANCE, Payload, Point, PointId, payload_digest, tag, vector_problem
 from qdrant_model_migration.domain.texts import Texts
-
-DERIVED_TOLERANCE = {"float32": 1e-5, "float16": 2e-3}
-"""Largest difference of one number of a unit vector that single and half precision explain."""
 
 
 class Kind(StrEnum):
@@ -119,7 +117,7 @@ def _made_problem(source: Point, target: Point, expected: Expectation) -> str | 
         return problem
     if source.derived is None:
         return "a vector where none can be made"
-    if not same_derived(vector, source.derived, distance=expected.distance, datatype=expected.datatype):
+    if not all(same_derived([vector], [source.derived], distance=expected.distance, datatype=expected.datatype)):
         return "not what the recipe makes of the source's vector"
     return None
 
@@ -142,15 +140,6 @@ def made_vector_problem(vector: Any, made: Recipe | None) -> str | None:
     if not isinstance(vector, list) or not vector:
         return "no rows"
     return next((problem for row in vector if (problem := vector_problem(row, made.dimensions))), None)
-
-
-def same_derived(stored: Any, derived: Sequence[float], *, distance: str, datatype: str) -> bool:
-    """Whether a stored vector is the derived one, as far as its datatype keeps it. Under cosine Qdrant stores unit vectors."""
-    a, b = np.asarray(stored, dtype=np.float64), np.asarray(derived, dtype=np.float64)
-    if distance == "Cosine":
-        a, b = a / max(float(np.linalg.norm(a)), 1e-30), b / max(float(np.linalg.norm(b)), 1e-30)
-    scale = max(1.0, float(np.abs(b).max(initial=0.0)))
-    return bool(np.abs(a - b).max(initial=0.0) <= DERIVED_TOLERANCE.get(datatype, 1e-5) * scale)
 
 
 def is_accounted(source: Point, target: Point | None, expected: Expectation) -> bool:

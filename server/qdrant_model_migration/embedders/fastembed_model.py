@@ -28,7 +28,7 @@ BATCH_SIZE = 8
 _WINDOW = 256
 """Texts sorted by length together: 512 gains 2 % more."""
 
-_BATCH_CHARACTERS = 16_000
+BATCH_CHARACTERS = 16_000
 """Padded characters in one batch, about 4,000 tokens: eight texts of 8,192 tokens would need tens of gigabytes."""
 
 
@@ -38,12 +38,14 @@ class FastEmbedModel(Generic[R]):
     Args:
         model: The object of FastEmbed's facade: TextEmbedding, SparseTextEmbedding or LateInteractionTextEmbedding.
         batch_size: Texts in one call of FastEmbed.
+        batch_characters: Bound of the padded characters in one call.
     """
 
-    def __init__(self, spec: ModelSpec, model: Any, batch_size: int) -> None:
+    def __init__(self, spec: ModelSpec, model: Any, batch_size: int, batch_characters: int = BATCH_CHARACTERS) -> None:
         self._spec = spec
         self._model = model
         self._batch_size = batch_size
+        self._batch_characters = batch_characters
         self._limiter = CapacityLimiter(1)
         self._counter: Tokenizer | None = None
 
@@ -92,9 +94,7 @@ class FastEmbedModel(Generic[R]):
         found: dict[int, R] = {}
         # What is cut off costs nothing; six characters a token is more than any common language has.
         longest = 6 * (self._spec.max_tokens or 10**6)
-        for batch in batches(
-            [min(len(text), longest) for text in ready], self._batch_size, self._batch_size * _BATCH_CHARACTERS // BATCH_SIZE
-        ):
+        for batch in batches([min(len(text), longest) for text in ready], self._batch_size, self._batch_characters):
             # One visit to the thread a batch: a cancelled call ends with its batch, not with its last text.
             raw = partial(self._run, side=side)
             try:

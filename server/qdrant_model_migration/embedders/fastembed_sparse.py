@@ -32,6 +32,11 @@ TOKENIZER = "word"
 _BM25_BATCH_SIZE = 256
 """No network of neurons runs: a small batch would only cost visits to the thread."""
 
+_BM25_CHARACTERS = 4_000_000
+
+_BATCH_CHARACTERS = 4_000
+"""SPLADE has a score for each of 30,522 words at each token, and FastEmbed holds four copies: 1,000 tokens take half a gigabyte."""
+
 _WITHOUT_STOP_WORDS = frozenset({"tamil"})
 """Of these FastEmbed has a stemmer, and its repository no stop words."""
 
@@ -97,7 +102,7 @@ async def load_sparse(name: str, model: str, entry: ModelSettings | None) -> Spa
         options={**recorded, "tokenizer": TOKENIZER} if is_bm25 else recorded,
     )
     batch_size = (entry.batch_size if entry else None) or (_BM25_BATCH_SIZE if is_bm25 else BATCH_SIZE)
-    embedder = SparseFastEmbedder(spec, loaded, batch_size)
+    embedder = SparseFastEmbedder(spec, loaded, batch_size, _BM25_CHARACTERS if is_bm25 else _BATCH_CHARACTERS)
     if not (await embedder._probe())["indices"]:
         await embedder.close()
         raise ModelNotUsable(f"Model {name!r} was loaded, but finds nothing that counts in an ordinary English sentence.")

@@ -24,7 +24,7 @@ def recommendation(advice: Advice, seen: Observations, measured: Measured, argum
     return Recommendation(
         strategy=advice.strategy,
         is_feasible=advice.is_feasible,
-        reasons=advice.reasons,
+        reasons=advice.reasons if advice.is_feasible else [],
         refusals=advice.refusals,
         prerequisites=advice.prerequisites if advice.is_feasible else [],
         risks=advice.risks if advice.is_feasible else [],
@@ -34,10 +34,21 @@ def recommendation(advice: Advice, seen: Observations, measured: Measured, argum
     )
 
 
+def without_repeats(ranked: list[Recommendation]) -> list[Recommendation]:
+    """The same, where a card that rests on the same figures as the first one says only that."""
+    if not ranked:
+        return []
+    first, same = ranked[0], ranked[0].card.measured_from
+    for one in ranked[1:]:
+        if same and one.card.measured_from == same:
+            one.card.measured_from = f"as for '{first.strategy}'"
+    return ranked
+
+
 def _step(advice: Advice, seen: Observations, arguments: dict[str, Any]) -> NextStep | None:
     if advice.is_feasible:
         call = create_arguments(advice, seen, arguments)
-        why = "It rehearses with dry_run=true; without it the migration is recorded and what it needs is created, still empty."
+        why = "With dry_run=true it is rehearsed; nothing is filled yet."
         return NextStep(tool="create_target", arguments=call, why=why) if call is not None else None
     if advice.needs_comparison and len(advice.refusals) == 1 and seen.current is not None and seen.model is not None:
         kept = {k: v for k, v in arguments.items() if k in ("collection", "connection")}

@@ -60,7 +60,7 @@ async def look_again(work: Work, expected: Expectation, ids: Iterable[PointId]) 
         page = wanted[start : start + work.page]
         sources = await work.source.points.retrieve(work.migration.source.collection, page, vectors=work.read_fields)
         if expected.checks_made:
-            sources = {p.id: p for p in work.derived(list(sources.values()))}
+            sources = {p.id: p for p in await work.derived(list(sources.values()))}
         targets = await work.target.points.retrieve(work.migration.target.collection, page, vectors=_target_fields(expected))
         for point_id in page:
             source, target = sources.get(point_id), targets.get(point_id)
@@ -96,7 +96,7 @@ async def scan(work: Work, gateway: Gateway, collection: str, vectors: Sequence[
     offset: PointId | None = None
     while True:
         points, offset = await gateway.points.scroll(collection, offset=offset, limit=work.page, vectors=vectors)
-        for point in work.derived(points) if derives else points:
+        for point in await work.derived(points) if derives else points:
             yield point
         if offset is None:
             return

@@ -127,7 +127,7 @@ async def _one(
             vectors_bytes=size.vectors_bytes, payload_bytes=size.payload_bytes, ram_bytes=size.ram_bytes, disk_bytes=size.disk_bytes
         ),
         id_kinds=await _id_kinds(gateway, name) if points else [],
-        shards=int(params.get("shard_number") or 1),
+        shards=len({r.shard for r in found.replicas}) or int(params.get("shard_number") or 1),
         replication_factor=int(params.get("replication_factor") or 1),
         omitted={"text_fields": len(fields) - len(usable)} if len(fields) > len(usable) else {},
         config=shown(found.config) if response_format == "detailed" else None,

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict
 from qdrant_model_migration.domain import quantization
 from qdrant_model_migration.domain.app_changes import app_changes
 from qdrant_model_migration.domain.collection import Collection, VectorField
+from qdrant_model_migration.domain.derived import check_datatype
 from qdrant_model_migration.domain.migration import Endpoint, Gate, Migration
 from qdrant_model_migration.domain.model import ModelKind, ModelSpec
 from qdrant_model_migration.domain.strategies import Strategy
@@ -254,8 +255,8 @@ async def _model(
     if spec.kind is not strategy.model_kind:
         wanted = strategy.model_kind.value if strategy.model_kind else "no"
         raise Refused(f"{NOTHING}: strategy '{strategy.name}' needs a {wanted} model; {spec.name!r} is a {spec.kind.value} one.")
-    if strategy.made == "linear_map" and old is not None and old.datatype == "uint8":
-        raise Refused(f"{NOTHING}: the stored vectors are uint8, too coarse to be mapped.")
+    if strategy.made == "linear_map" and old is not None:
+        check_datatype(old.datatype)
     if request.on_long_text == "stop" and strategy.made == "embed" and await embedder.count_tokens(["text"]) is None:
         raise Unsupported(
             f"{NOTHING}: the tokens of {spec.name!r} cannot be counted here, so on_long_text='stop' could not be kept. Leave it out."

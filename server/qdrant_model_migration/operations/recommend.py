@@ -11,14 +11,14 @@ import anyio
 
 from qdrant_model_migration.domain.collection import Collection, VectorField
 from qdrant_model_migration.domain.estimates import foreign_letters, mean_words, size_of
-from qdrant_model_migration.domain.model import ModelKind, ModelName, ModelSpec
+from qdrant_model_migration.domain.model import ModelKind, ModelSpec
 from qdrant_model_migration.domain.points import Payload, Point
 from qdrant_model_migration.domain.strategy import Goal, Observations, Readers, Writes, advise, size_remark
 from qdrant_model_migration.domain.texts import Texts
 from qdrant_model_migration.domain.texts_file import coverage
 from qdrant_model_migration.embedders.base import AnyEmbedder
-from qdrant_model_migration.errors import MigrationError, ModelNotUsable, NotFound, Refused, TransientEmbedding, Unsupported
-from qdrant_model_migration.operations.advice import ASKS_MODELS, label, recommendation, summary_of, warnings_of
+from qdrant_model_migration.errors import MigrationError, ModelNotUsable, NotFound, Refused, TransientEmbedding
+from qdrant_model_migration.operations.advice import label, recommendation, summary_of, warnings_of, without_repeats
 from qdrant_model_migration.operations.cards import Measured
 from qdrant_model_migration.operations.context import OperationContext
 from qdrant_model_migration.operations.overview import connection_argument, resolve_allowed
@@ -35,10 +35,9 @@ TIMING_S = 4.0
 MEASURING_S = 5.0
 MAX_MODELS = 20
 
-_REPLACES = frozenset({Goal.REPLACE_MODEL, Goal.COMPARE_MODELS})
 _NEEDS_NO_TEXT = frozenset({Goal.SHRINK_VECTORS, Goal.CHANGE_QUANTIZATION})
 _ADDS = {Goal.ADD_SPARSE: ModelKind.SPARSE, Goal.ADD_MULTIVECTOR: ModelKind.MULTIVECTOR}
-_ASKS_MODELS = _REPLACES | {Goal.SHRINK_VECTORS, *_ADDS}
+_NEEDS_MODEL = frozenset({Goal.REPLACE_MODEL, Goal.COMPARE_MODELS, *_ADDS})
 
 
 async def recommend(
@@ -79,15 +78,16 @@ async def recommend(
     text = await _texts(context, found, points, text_field, texts_file, is_needed=aim not in _NEEDS_NO_TEXT)
     warnings = [remark] if (remark := size_remark(_data_bytes(found, payloads))) else []
     notice = context.notice(gateway.connection.name)
-    if model is None and aim in _REPLACES:
+    target = await _target(context, gateway, target_connection)
+    side = await target.facts() if target is not None else facts
+    wanted = _default_model(model, aim, side)
+    if wanted is None and aim in _NEEDS_MODEL:
         models = await _models(context, aim)
         summary = f"{notice}Choose a model for {label(found, field)}, then call again with 'model'. {len(models)} are usable here."
         return RecommendResult(summary=summary, warnings=warnings, models=models)
 
-    target = await _target(context, gateway, target_connection)
-    side = await target.facts() if target is not None else facts
     current, match = await _tested(context, gateway, found, field, text.source, current_model, deadline - clock(), warnings)
-    chosen = await _new_model(context, _default_model(model, aim, side), aim, current, target_connection or connection, warnings)
+    chosen = await _new_model(context, wanted, (target or gateway).connection.name, current)
     timing = await _timed(chosen.embedder, text.texts, warnings)
     qualities = await _qualities(gateway, found, field, aim, deadline - clock())
     seen = Observations(
@@ -126,7 +126,7 @@ async def recommend(
     if texts_file is not None:
         arguments["texts_file"] = texts_file
     # One that is only said not to reach the goal would be noise; one that explains why it is no substitute is not.
-    ranked = [recommendation(a, seen, measured, arguments) for a in advise(seen) if a.is_told]
+    ranked = without_repeats([recommendation(a, seen, measured, arguments) for a in advise(seen) if a.is_told])
     best = ranked[0]
     warnings += warnings_of(seen, ranked, current_model, payloads)
     is_doubtful = match is not None and not match.is_match
@@ -138,7 +138,7 @@ async def recommend(
         source_match=match,
         recommendations=ranked,
         dimensions=qualities,
-        models=await _models(context, aim) if model is None and aim in ASKS_MODELS else [],
+        models=await _models(context, aim) if model is None and aim is not Goal.CHANGE_QUANTIZATION else [],
     )
 
 
@@ -231,42 +231,29 @@ class _NewModel:
     problem: str | None = None
 
 
-async def _new_model(
-    context: OperationContext, model: str | None, goal: Goal, current: ModelSpec | None, connection: str | None, warnings: list[str]
-) -> _NewModel:
+async def _new_model(context: OperationContext, model: str | None, connection: str, current: ModelSpec | None) -> _NewModel:
     if model is None:
         return _NewModel()
-    wanted = ModelName.parse(model)
+    name = await anyio.to_thread.run_sync(context.catalogue.resolve, model)
+    if context.catalogue.is_server_side(name) and context.catalogue.kind(name) is ModelKind.SPARSE:
+        # Loading it would write to a scratch collection, and there is nothing to learn.
+        return _NewModel(spec=ModelSpec(name=str(name), kind=ModelKind.SPARSE, is_server_side=True, modifier="idf"))
     try:
-        embedder = await (context.any_model(model, connection) if goal in _ADDS else context.model(model, connection))
-    except Unsupported as error:
-        if goal not in _ADDS:
-            raise
-        # The strategy is judged all the same; only its time cannot be measured here.
-        warnings.append(f"{model!r} was not measured. {error}")
-        return _NewModel(spec=ModelSpec(name=model, kind=_ADDS[goal], is_server_side=wanted.provider == "qdrant"))
+        embedder = await context.any_model(model, connection)
     except (ModelNotUsable, Refused) as error:
         # Stored vectors can be cut although the model itself cannot be asked for fewer dimensions.
-        if current is None or wanted.dimensions is None or str(wanted.model_copy(update={"dimensions": None})) != current.name:
+        if current is None or name.dimensions is None or str(name.model_copy(update={"dimensions": None})) != current.name:
             raise
-        spec = current.model_copy(update={"name": f"{current.name}@{wanted.dimensions}", "dimensions": wanted.dimensions})
+        spec = current.model_copy(update={"name": f"{current.name}@{name.dimensions}", "dimensions": name.dimensions})
         return _NewModel(spec=spec, problem=str(error))
-    if goal in _ADDS and embedder.spec.kind is not _ADDS[goal]:
-        raise Refused(
-            f"Nothing was changed: {model!r} is a {embedder.spec.kind} model, and the goal {str(goal)!r} needs a {_ADDS[goal]} one."
-        )
     return _NewModel(embedder=embedder, spec=embedder.spec)
 
 
 def _rows(spec: ModelSpec | None, timing: Timing | None, texts: list[str]) -> float | None:
     """Token vectors or sparse entries of a text, from the sample."""
-    if spec is None or spec.kind is ModelKind.DENSE:
-        return None
-    if spec.kind is ModelKind.SPARSE:
-        return mean_words(texts)
-    limit = spec.max_tokens
-    counts = [min(c, limit) if limit else c for c in timing.tokens] if timing else []
-    return sum(counts) / len(counts) if counts else None
+    if timing is not None and timing.rows is not None:
+        return timing.rows
+    return mean_words(texts) if spec is not None and spec.kind is ModelKind.SPARSE else None
 
 
 async def _timed(embedder: AnyEmbedder | None, texts: list[str], warnings: list[str]) -> Timing | None:

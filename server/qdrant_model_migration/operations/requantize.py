@@ -13,7 +13,7 @@ import anyio
 import numpy as np
 
 from qdrant_model_migration.domain import quantization
-from qdrant_model_migration.domain.collection import Collection, VectorField, config_differences
+from qdrant_model_migration.domain.collection import Collection, VectorField
 from qdrant_model_migration.domain.comparison import intervals
 from qdrant_model_migration.domain.points import Point, PointId
 from qdrant_model_migration.domain.quantization import Kind, QuantizationSettings, settings_of
@@ -34,6 +34,8 @@ _VARIANTS: tuple[tuple[bool | None, float | None, bool], ...] = (
     (None, None, True),
 )
 """(rescore, oversampling, ignore), the cheaper first; the last one searches the index by the originals."""
+_LOOK_S = 10.0
+"""How long a wait goes on before somebody is told, who may end it."""
 _CALM_S = 60.0
 """How long to wait for an index at rest before the first measurement; an app that writes all the time never lets it rest."""
 
@@ -147,6 +149,7 @@ async def apply(
     field: VectorField,
     kind: Kind,
     *,
+    previous: QuantizationSettings | None = None,
     before: IndexRecall | None = None,
     timeout_s: float = 6 * 3600,
     k: int = 10,
@@ -156,14 +159,15 @@ async def apply(
 ) -> RequantizeOutcome:
     """Quantize a field as `kind` says, wait until the server is done, and measure the recall before and after with the same queries.
 
-    `collection` is the description from before any change: keep `settings_of(collection)` for `restore`. Safe to repeat after an
-    interruption: what is set already is not set again; pass the `before` that was measured, else it is missing from the outcome.
+    Safe to repeat after an interruption: what is set already is not set again. What cannot be found out then is passed: `previous`, the
+    `settings_of` of the description from before any change, which `restore` needs as well (else what `collection` says); and `before`,
+    if it was measured (else the outcome has none). `progress` is told of the waiting every few seconds, and may raise to end it.
 
     Raises:
-        Refused: the field cannot or should not be quantized so.
+        Refused: the field cannot be quantized so.
         MigrationError: the server kept another configuration.
     """
-    why = quantization.problem(kind, collection, field, is_embedded=gateway.connection.is_embedded)
+    why = quantization.obstacle(kind, field, is_embedded=gateway.connection.is_embedded)
     if why is not None:
         raise Refused(f"Nothing was changed in {collection.name!r}: {why}.")
     begun = time.monotonic()
@@ -182,7 +186,7 @@ async def apply(
         except _UNMEASURABLE as error:
             notes.append(f"The recall before could not be measured: {error}")
     after_change = await gateway.set_quantization(collection.name, quantization.changed(settings_of(current), field.name, wanted))
-    is_ready = await gateway.wait_until_ready(collection.name, timeout_s=timeout_s)
+    is_ready = await _is_done(gateway, collection.name, timeout_s, progress)
     described = await gateway.describe(collection.name)
     after: IndexRecall | None = None
     advice: list[str] = []
@@ -203,7 +207,7 @@ async def apply(
         field=field.name,
         before=before,
         after=after,
-        changed=[d for d in config_differences(collection, after_change, {}) if "quantization_config" in d.path],
+        changed=quantization.differences(previous or settings_of(collection), settings_of(after_change)),
         is_ready=is_ready,
         seconds=round(time.monotonic() - begun, 1),
         advice=advice,
@@ -212,7 +216,13 @@ async def apply(
 
 
 async def restore(
-    gateway: Gateway, collection: Collection, field: VectorField, previous: QuantizationSettings, *, timeout_s: float = 6 * 3600
+    gateway: Gateway,
+    collection: Collection,
+    field: VectorField,
+    previous: QuantizationSettings,
+    *,
+    timeout_s: float = 6 * 3600,
+    progress: Report | None = None,
 ) -> RequantizeOutcome:
     """Set what was set before `apply` (`settings_of` of the description from then), wait for it, and say what changed.
 
@@ -223,15 +233,25 @@ async def restore(
     current = await gateway.describe(collection.name)
     wanted = quantization.restored(settings_of(current), previous, field.name)
     found = await gateway.set_quantization(collection.name, wanted)
-    is_ready = await gateway.wait_until_ready(collection.name, timeout_s=timeout_s)
+    is_ready = await _is_done(gateway, collection.name, timeout_s, progress)
     return RequantizeOutcome(
         kind="restored",
         field=field.name,
-        changed=[d for d in config_differences(current, found, {}) if "quantization_config" in d.path],
+        changed=quantization.differences(settings_of(current), settings_of(found)),
         is_ready=is_ready,
         seconds=round(time.monotonic() - begun, 1),
         notes=[] if is_ready else [f"{collection.name!r} is still being quantized after {timeout_s:,.0f} s; searches go on meanwhile."],
     )
+
+
+async def _is_done(gateway: Gateway, name: str, timeout_s: float, progress: Report | None) -> bool:
+    """Wait for the server to have quantized every segment; False when the time is up."""
+    begun = time.monotonic()
+    while (left := timeout_s - (time.monotonic() - begun)) > 0:
+        await say(progress, f"{name} is being quantized", 0, 0)
+        if await gateway.wait_until_ready(name, timeout_s=min(left, _LOOK_S)):
+            return True
+    return False
 
 
 async def _each(points: Sequence[Point], act: Callable[[Point], Awaitable[None]]) -> None:

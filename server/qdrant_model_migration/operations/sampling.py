@@ -12,7 +12,7 @@ from qdrant_model_migration.domain.findings import field_name_is_usable
 from qdrant_model_migration.domain.model import Side
 from qdrant_model_migration.domain.points import Payload, Point
 from qdrant_model_migration.domain.texts import Texts, TextSource, text_statistics
-from qdrant_model_migration.embedders.base import AnyEmbedder
+from qdrant_model_migration.embedders.base import AnyEmbedder, is_multivector, is_sparse
 from qdrant_model_migration.errors import BadText, BatchTooLarge, NotFound, Refused, RequestRejected, Unsupported
 from qdrant_model_migration.qdrant.gateway import Gateway
 
@@ -84,6 +84,8 @@ class Timing:
     tokens: list[int]
     """Tokens of each sampled text; empty when the model cannot count."""
     truncated_share: float | None
+    rows: float | None = None
+    """Mean rows of a multivector, or entries of a sparse vector, of an embedded text; None of a dense model."""
 
 
 async def time_model(
@@ -100,11 +102,12 @@ async def time_model(
     size, position, done = FIRST_TEXTS, 0, 0
     seconds = 0.0
     warm: tuple[int, float] | None = None
+    rows: list[int] = []
     while position < len(texts):
         part = texts[position : position + size]
         start = clock()
         try:
-            await embedder.embed(part, Side.DOCUMENT)
+            rows += await _embedded_rows(embedder, part)
         except BadText:
             # The backfill bisects; here the rate of the other texts is enough.
             position += len(part)
@@ -127,4 +130,15 @@ async def time_model(
         texts_per_second=done / seconds if seconds else None,
         tokens=counts or [],
         truncated_share=sum(c > limit for c in counts) / len(counts) if counts and limit else None,
+        rows=sum(rows) / len(rows) if rows else None,
     )
+
+
+async def _embedded_rows(embedder: AnyEmbedder, texts: Sequence[str]) -> list[int]:
+    """Embed texts; how many rows or entries each got. Nothing of a dense model, whose vectors are all alike."""
+    if is_sparse(embedder):
+        return [len(vector["indices"]) for vector in await embedder.embed(texts, Side.DOCUMENT)]
+    if is_multivector(embedder):
+        return [len(vector) for vector in await embedder.embed(texts, Side.DOCUMENT)]
+    await embedder.embed(texts, Side.DOCUMENT)
+    return []

@@ -65,7 +65,7 @@ async def sweep(work: Work, *, carries_deletes: bool) -> tuple[WriteGap, list[st
     is_numbered = has_numbers(work.source_collection, target)
     if not is_numbered:
         notes.append(
-            "The collections have several shards, whose operations are not numbered together: late writes cannot be told from newer ones and are only counted."
+            "The collections have several shards or lie in a cluster, where operations are not numbered together: late writes cannot be told from newer ones and are only counted."
         )
     pending: list[Difference] = []
     expected = await expectation(work, checks_made=False)
@@ -161,8 +161,17 @@ async def _remember(work: Work, sources: dict[PointId, int]) -> None:
 
 
 def has_numbers(*collections: Collection) -> bool:
-    """Whether the operations of each collection are numbered in one sequence: a single shard."""
-    return all(c.config.get("params", {}).get("shard_number") == 1 for c in collections)
+    """Whether the operations of each collection are numbered in one sequence: a single shard, which cannot move to another peer.
+
+    Replicas of a shard number the same writes differently when these come through several peers, and a shard that moves to another
+    peer is numbered anew from 1 (both seen on 1.17.0). With custom sharding `shard_number` is the number of shards of a key.
+    """
+    return all(_is_numbered(c) for c in collections)
+
+
+def _is_numbered(collection: Collection) -> bool:
+    params = collection.config.get("params", {})
+    return params.get("shard_number") == 1 and params.get("sharding_method") != "custom" and collection.peers == 1
 
 
 async def _decide(

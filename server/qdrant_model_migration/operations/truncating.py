@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from qdrant_model_migration.domain.collection import Collection, VectorField
+from qdrant_model_migration.domain.derived import check_datatype
 from qdrant_model_migration.domain.model import ModelName, ModelSpec
 from qdrant_model_migration.domain.observations import is_matryoshka
 from qdrant_model_migration.errors import Refused
@@ -51,8 +52,7 @@ async def check_truncation(
     """
     if field.size is not None and (spec.dimensions or 0) >= field.size:
         raise Refused(f"{NOTHING}: {spec.dimensions} dimensions are not fewer than the {field.size} stored.")
-    if field.datatype == "uint8":
-        raise Refused(f"{NOTHING}: the vectors are stored as bytes (uint8), which cannot be rescaled after the cut.")
+    check_datatype(field.datatype)
     if match is not None and not match.is_match:
         raise Refused(
             f"{NOTHING}: the stored vectors could not be shown to be those of {match.model!r} on {match.text_field!r} "

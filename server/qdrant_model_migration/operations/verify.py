@@ -6,18 +6,17 @@ from itertools import islice
 
 from qdrant_model_migration.domain.collection import config_differences
 from qdrant_model_migration.domain.points import PointId, tag
-from qdrant_model_migration.domain.target import planned_differences
-from qdrant_model_migration.domain.verification import Difference, Kind, Tally, made_vector_problem
+from qdrant_model_migration.domain.verification import Difference, Kind, Tally
 from qdrant_model_migration.operations.catch_up import settle
 from qdrant_model_migration.operations.context import now
-from qdrant_model_migration.operations.diff import differences, expectation, look_again, scan
+from qdrant_model_migration.operations.diff import differences, expectation, look_again
 from qdrant_model_migration.operations.filling import coverage
 from qdrant_model_migration.operations.proofs import is_index_ready as check_index
 from qdrant_model_migration.operations.proofs import provenance as check_provenance
+from qdrant_model_migration.operations.verify_filled import SAMPLES, verify_filled
 from qdrant_model_migration.operations.work import PAGE, Work
 from qdrant_model_migration.results import ConfigDifference, ProvenanceCheck, Repaired, Verification
 
-SAMPLES = 10
 MOST_LOOKED_AT_AGAIN = 20_000
 """Differences that get a second look; beyond that the target is plainly not complete."""
 
@@ -92,70 +91,6 @@ async def _coverage(work: Work) -> float | None:
     if not work.migration.has_fill_stage:
         return None
     return (await coverage(work)).share
-
-
-async def verify_filled(work: Work, *, provenance_sample: int) -> Verification:
-    """The field that was added to points which an app reads and writes: is it everywhere where a text is, and is it the model's?
-
-    There is no second collection to compare with. What lacks the vector although it has a text, and vectors that cannot be right, are counted.
-    """
-    migration, made = work.migration, work.made
-    name = migration.target.collection
-    work.progress.stage = "verifying the new field"
-    work.progress.total = await work.target.points.count(name)
-    accounted = {f.point_id for f in await work.ledger.failed(work.id)}
-    missing, bad = list[str](), dict[str, str]()
-    lacking = unfit = points = policy = 0
-    async for point in scan(work, work.target, name, [made.field] if made is not None else []):
-        points += 1
-        work.progress.read = points
-        if made is None:
-            continue
-        vector = point.vectors.get(made.field)
-        has_text = work.texts.of(point) is not None
-        if vector is None and (not has_text or tag(point.id) in accounted):
-            policy += 1
-        elif vector is None:
-            lacking += 1
-            missing += [tag(point.id)] if len(missing) < SAMPLES else []
-        elif (problem := made_vector_problem(vector, made)) is not None:
-            unfit += 1
-            if len(bad) < SAMPLES:
-                bad[tag(point.id)] = problem
-    target = await work.target.describe(name)
-    work.progress.stage = "checking provenance"
-    provenance, wrong = await check_provenance(work, target, provenance_sample, points)
-    work.progress.stage = "waiting for the index"
-    is_ready = await check_index(work, target)
-    diff = planned_differences(migration, target)
-    problems = [f"{lacking:,} points lack the vector {made.field!r} although they have a text"] if made is not None and lacking else []
-    problems += [f"{unfit} points with a bad vector"] if unfit else []
-    problems += (
-        [f"{provenance.wrong} of {provenance.sampled} sampled vectors do not come from the stated model"] if provenance.wrong else []
-    )
-    problems += [f"configuration differs in {', '.join(d.path for d in diff[:5])}"] if diff else []
-    problems += [] if is_ready else ["the index is still being built"]
-    return Verification(
-        is_complete=not problems,
-        source_points=points,
-        target_points=points,
-        missing=lacking,
-        extra=0,
-        changed=0,
-        bad_vectors=unfit,
-        accounted=policy,
-        provenance=provenance,
-        config_diff=diff,
-        is_index_ready=is_ready,
-        missing_samples=missing,
-        bad_vector_samples=list(bad),
-        wrong_model_samples=list(wrong)[:SAMPLES],
-        sample_reasons={**bad, **dict(islice(wrong.items(), SAMPLES))},
-        problems=problems,
-        at=now(),
-        lease_epoch=work.epoch,
-        coverage=(await coverage(work)).share if made is not None else None,
-    )
 
 
 def _samples(found: list[Difference]) -> list[str]:

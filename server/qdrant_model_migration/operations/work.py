@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
+from anyio import to_thread
+
 from qdrant_model_migration.domain.collection import Collection
 from qdrant_model_migration.domain.migration import EventRecord, Migration, Pace, Recipe
 from qdrant_model_migration.domain.points import Point, PointId
@@ -101,11 +103,12 @@ class Work:
         derived = [self.made.source_field or ""] if self.made is not None and self.made.is_derived else []
         return [*self.copied, *(name for name in derived if name not in self.copied)]
 
-    def derived(self, points: Sequence[Point]) -> list[Point]:
+    async def derived(self, points: Sequence[Point]) -> list[Point]:
         """The points with what the recipe makes of their own vectors; as they are where it makes nothing of them."""
         if self.deriver is None or self.made is None:
             return list(points)
-        rows = self.deriver.derive([p.vectors.get(self.made.source_field or "") for p in points])
+        # Milliseconds a page for a large map: in a thread, so that the lease goes on being renewed.
+        rows = await to_thread.run_sync(self.deriver.derive, [p.vectors.get(self.made.source_field or "") for p in points])
         return [replace(point, derived=row) for point, row in zip(points, rows, strict=True)]
 
     async def embedder(self) -> AnyEmbedder:

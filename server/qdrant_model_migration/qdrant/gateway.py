@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 import anyio
 from pydantic import BaseModel, ConfigDict
 from qdrant_client import models
 
 from qdrant_model_migration.domain import quantization
-from qdrant_model_migration.domain.collection import Collection, FieldKind, Json, VectorField
+from qdrant_model_migration.domain.collection import Collection, FieldKind, Json, Replica, VectorField
 from qdrant_model_migration.domain.quantization import QuantizationSettings, settings_of
 from qdrant_model_migration.errors import AccessDenied, ConnectionFailed, MigrationError, NotFound, RequestRejected, Unsupported
 from qdrant_model_migration.qdrant import translate
 from qdrant_model_migration.qdrant.client import Caller, close_caller, open_caller
 from qdrant_model_migration.qdrant.points import Points
 from qdrant_model_migration.qdrant.raw import Raw
+from qdrant_model_migration.qdrant.shards import Shards
 from qdrant_model_migration.qdrant.vectors import Vectors
 from qdrant_model_migration.settings import Connection
 
@@ -32,6 +34,11 @@ GATES: dict[str, Version] = {
 """The first server version with each feature."""
 
 
+ALIAS_LOOKS = 20
+ALIAS_EVERY_S = 0.1
+"""For the news of a moved alias to reach every peer of a cluster."""
+
+
 class ServerFacts(BaseModel):
     """Which Qdrant this is."""
 
@@ -39,6 +46,8 @@ class ServerFacts(BaseModel):
 
     version: str
     is_embedded: bool
+    is_cluster: bool = False
+    """Cluster mode is on, were it with one peer; taken for granted where the key may not ask."""
 
     @property
     def parsed(self) -> Version:
@@ -64,6 +73,7 @@ class Gateway:
         self.call = caller
         self.connection = caller.connection
         self.points = Points(caller)
+        self.shards = Shards(caller)
         self.vectors = Vectors(caller)
         self._raw = Raw(caller)
         self._facts: ServerFacts | None = None
@@ -95,7 +105,11 @@ class Gateway:
                 self._facts = ServerFacts(version=version("qdrant-client"), is_embedded=True)
             else:
                 info = await self.call(self.call.rest.info)
-                self._facts = ServerFacts(version=info.version, is_embedded=False)
+                try:
+                    is_cluster = await self.shards.peers() > 0
+                except AccessDenied:
+                    is_cluster = True
+                self._facts = ServerFacts(version=info.version, is_embedded=False, is_cluster=is_cluster)
         return self._facts
 
     async def require(self, feature: str, purpose: str) -> None:
@@ -108,6 +122,20 @@ class Gateway:
         if not facts.can(feature):
             needed = ".".join(str(n) for n in GATES[feature])
             raise Unsupported(f"Nothing was changed: {purpose} needs Qdrant {needed} or later, and this server is {facts.version}.")
+
+    async def require_cluster(self, purpose: str) -> None:
+        """Refuse where there are no shard keys. A server that is no cluster creates such a collection, and then no key for it.
+
+        Raises:
+            Unsupported: says what this connection is instead.
+        """
+        facts = await self.facts()
+        if not facts.is_cluster:
+            what = "the embedded database" if facts.is_embedded else f"a single server ({facts.version}, its cluster mode is off)"
+            raise Unsupported(
+                f"Nothing was created: {purpose} uses custom sharding, which only a Qdrant cluster has, and connection "
+                f"{self.connection.name!r} is {what}. Choose a connection to a cluster."
+            )
 
     # --- reading
 
@@ -154,11 +182,30 @@ class Gateway:
             aliases = [alias for alias, collection in (await self.aliases()).items() if collection == name]
         except AccessDenied:
             aliases = []
-        keys: list[str | int] = []
-        if info["config"]["params"].get("sharding_method") == models.ShardingMethod.CUSTOM.value:
-            listed = await self.call(lambda: self.call.rest.list_shard_keys(name))
-            keys = [k.key for k in listed.shard_keys or []]
-        return translate.collection(name, info, aliases, keys)
+        is_custom = info["config"]["params"].get("sharding_method") == models.ShardingMethod.CUSTOM.value
+        keys = await self.shards.keys(name) if is_custom else []
+        try:
+            replicas = await self.replicas(name)
+        except AccessDenied:
+            replicas = []
+        return translate.collection(name, info, aliases, keys, replicas, await self._peers(replicas))
+
+    async def replicas(self, name: str) -> list[Replica]:
+        """Every replica of every shard with its peer and state, in a cluster; else none.
+
+        Raises:
+            NotFound: no such collection, or the peer that answers has not heard of it yet.
+        """
+        return await self.shards.replicas(name) if (await self.facts()).is_cluster else []
+
+    async def _peers(self, replicas: Sequence[Replica]) -> int:
+        """Servers of the cluster; where the key may not ask, those that hold something of a collection."""
+        if not (await self.facts()).is_cluster:
+            return 1
+        try:
+            return max(1, await self.shards.peers())
+        except AccessDenied:
+            return max(1, len({r.peer for r in replicas}))
 
     async def queue_length(self, name: str) -> int | None:
         """Updates that wait to be applied; None where the server does not tell."""
@@ -168,16 +215,41 @@ class Gateway:
     # --- collections
 
     async def create_collection(self, name: str, create: Json) -> None:
-        """Create a collection from a recorded request.
+        """Create a collection from a recorded request, with its shard keys; in a cluster, wait until every replica is active.
 
         Raises:
             AlreadyExists: the name is taken, by a collection or an alias.
+            Unsupported: custom sharding, and this is no cluster.
+            ConnectionFailed: some replica did not become active; nothing is left of the collection as far as it could be removed.
         """
-        # `params_after` is no part of the request: only an update takes it.
-        await self._raw.create(name, {key: value for key, value in create.items() if key != "params_after"})
-        diff = {k: v for k, v in (create.get("params_after") or {}).items() if v is not None}
-        if diff:
-            await self.update(name, {"params": diff})
+        if create.get("sharding_method") == models.ShardingMethod.CUSTOM.value:
+            await self.require_cluster(f"{name!r}")
+        # The rest is no part of the request: it takes calls of its own.
+        await self._raw.create(name, {key: value for key, value in create.items() if key not in ("params_after", "shard_keys")})
+        try:
+            diff = {k: v for k, v in (create.get("params_after") or {}).items() if v is not None}
+            if diff:
+                await self.update(name, {"params": diff})
+            await self.create_shard_keys(name, create.get("shard_keys") or ())
+        except MigrationError:
+            with suppress(MigrationError):
+                await self.delete_collection(name)
+            raise
+
+    async def create_shard_keys(self, name: str, keys: Sequence[Json]) -> None:
+        """Create those of the shard keys that the collection lacks, as `Collection.shard_key_config` has them.
+
+        In a cluster, also wait until every replica of the collection is active.
+
+        Raises:
+            Unsupported: there are keys, and this is no cluster.
+            ConnectionFailed: some replica did not become active.
+        """
+        if keys:
+            await self.require_cluster(f"{name!r}")
+            await self.shards.create_keys(name, keys)
+        if (await self.facts()).is_cluster:
+            await self.shards.wait_until_active(name, keys=keys)
 
     async def create_payload_index(self, name: str, field: str, index: Json) -> None:
         """An index with the parameters of the source's. The embedded database has none."""
@@ -200,10 +272,10 @@ class Gateway:
         if body:
             await self._raw.update(name, body)
         found = await self.describe(name)
-        missing = quantization.request(settings_of(found), wanted)
-        if missing:
+        other = quantization.differences(wanted, settings_of(found))
+        if other:
             raise MigrationError(
-                f"The quantization of {name!r} was set, but reads back otherwise in {', '.join(quantization.paths(missing))}: "
+                f"The quantization of {name!r} was set, but reads back otherwise in {', '.join(d.path for d in other)}: "
                 "this server does not keep it, or somebody else changes it."
             )
         return found
@@ -302,6 +374,13 @@ class Gateway:
         operation = models.CreateAliasOperation(create_alias=models.CreateAlias(collection_name=collection, alias_name=alias))
         await self.call(lambda: self.call.rest.update_collection_aliases([operation]))
         now = (await self.aliases()).get(alias)
+        if now != collection and (await self.facts()).is_cluster:
+            # Another peer may answer than the one that made the change.
+            for _ in range(ALIAS_LOOKS):
+                await anyio.sleep(ALIAS_EVERY_S)
+                now = (await self.aliases()).get(alias)
+                if now == collection:
+                    break
         if now != collection:
             raise MigrationError(f"Alias {alias!r} was asked to point to {collection!r} but points to {now!r}: somebody else moves it.")
 
@@ -311,7 +390,10 @@ class Gateway:
         await self.call(lambda: self.call.rest.update_collection_aliases([operation]))
 
     async def wait_until_ready(self, name: str, *, timeout_s: float, looks: int = 3, every_s: float = 0.5) -> bool:
-        """Wait for a sustained green: `looks` times in a row, with nothing queued. False when the time is up."""
+        """Wait for a sustained green: `looks` times in a row, with nothing queued and every replica active. False when the time is up.
+
+        Whether the index is built is known of the replicas that the answering peer reads from; others may be behind.
+        """
         if self.connection.is_embedded:
             return True
         in_a_row = 0
@@ -320,9 +402,10 @@ class Gateway:
                 info = await self._raw.describe(name)
                 queue = info.get("update_queue")
                 is_calm = info["status"] == models.CollectionStatus.GREEN.value and (queue is None or queue["length"] == 0)
+                is_calm = is_calm and all(r.is_active for r in await self.replicas(name))
                 in_a_row = in_a_row + 1 if is_calm else 0
                 if info["status"] == models.CollectionStatus.GREY.value:
                     # Grey never resolves by itself; any write, even one that finds nothing, wakes the optimizers.
-                    await self.points.watermark(name)
+                    await self.points.wake(name)
                 await anyio.sleep(every_s)
         return in_a_row >= looks

@@ -3,6 +3,10 @@
 A record is one point: {kind, migration_id, key, revision, nonces, body}. Its id is derived from kind, migration and key, so that
 two writers of the same record meet at the same point. Each write leaves a nonce, and carries on those of the last writes before it:
 whoever finds its own nonce there knows that its write got through, even when others have written since.
+
+In a cluster the ledger is one shard of up to three replicas, and a write has got through when a majority of them show it: were one replica
+behind (its peer just restarted and is not known to be so yet; seen on 1.17.0), a record could be won there and elsewhere. With three peers
+the ledger outlives any one of them. With two it needs both, as do aliases and new collections; with one down, nothing is lost and migrations wait.
 Needs Qdrant >= 1.15.4 (`update_filter`).
 """
 
@@ -34,7 +38,7 @@ from qdrant_model_migration.domain.migration import (
 )
 from qdrant_model_migration.domain.points import Point, PointId
 from qdrant_model_migration.domain.ranges import Range
-from qdrant_model_migration.errors import AlreadyExists, MigrationError, NotFound
+from qdrant_model_migration.errors import AlreadyExists, ConnectionFailed, MigrationError, NotFound
 from qdrant_model_migration.qdrant.gateway import Gateway
 from qdrant_model_migration.qdrant.translate import never, struct
 
@@ -44,6 +48,9 @@ PAGE = 256
 STALE_S = 600.0
 """An outcome that nobody fetched for so long is not given out as fresh."""
 NONCES = 16
+MOST_REPLICAS = 3
+AGREE_LOOKS = 20
+AGREE_EVERY_S = 0.05
 
 
 class Contended(MigrationError):
@@ -80,7 +87,7 @@ class Ledger:
         if not await self.exists():
             await self.gateway.require("update_filter", "a migration (its records are written by compare-and-set)")
             try:
-                await self.gateway.create_collection(self.collection, {"vectors": {}})
+                await self.gateway.create_collection(self.collection, {"vectors": {}, **await self._placement()})
             except AlreadyExists:
                 if not await self.exists():
                     raise
@@ -90,6 +97,13 @@ class Ledger:
             raise AlreadyExists(
                 f"Nothing was changed: the ledger's name {self.collection!r} is taken by a collection that holds vectors. Choose another name with QDRANT_MIGRATION_LEDGER."
             )
+
+    async def _placement(self) -> Json:
+        """Shard and replicas of a new ledger; nothing to say outside a cluster."""
+        if not (await self.gateway.facts()).is_cluster:
+            return {}
+        replicas = min(MOST_REPLICAS, await self.gateway.shards.peers())
+        return {"shard_number": 1, "replication_factor": replicas, "write_consistency_factor": replicas // 2 + 1}
 
     # --- migrations
 
@@ -314,11 +328,40 @@ class Ledger:
     async def _put(self, point: Point, nonce: str, guard: models.Filter) -> bool:
         await self._call(
             lambda: self._call.rest.upsert(
-                self.collection, [struct(point)], wait=True, update_filter=guard, ordering=models.WriteOrdering.STRONG
+                # `strong` would rest on one peer alone: with that one down nothing could be written.
+                self.collection,
+                [struct(point)],
+                wait=True,
+                update_filter=guard,
+                ordering=models.WriteOrdering.MEDIUM,
             )
         )
-        found = (await self.gateway.points.retrieve(self.collection, [point.id])).get(point.id)
-        return found is not None and nonce in found.payload["nonces"]
+        if not (await self.gateway.facts()).is_cluster:
+            found = (await self.gateway.points.retrieve(self.collection, [point.id])).get(point.id)
+            return found is not None and nonce in found.payload["nonces"]
+        return nonce in (await self._agreed(point.id))["nonces"]
+
+    async def _agreed(self, point_id: PointId) -> Json:
+        """What a majority of the replicas show of a record that exists.
+
+        Where two replicas differ, Qdrant answers as if there were no such point: another write is on its way, or one of them is behind.
+
+        Raises:
+            ConnectionFailed: they went on differing, or too few answered.
+        """
+        for _ in range(AGREE_LOOKS):
+            found = await self._call(
+                lambda: self._call.rest.retrieve(
+                    self.collection, [point_id], with_payload=True, consistency=models.ReadConsistencyType.QUORUM
+                )
+            )
+            if found and found[0].payload:
+                return found[0].payload
+            await anyio.sleep(AGREE_EVERY_S)
+        raise ConnectionFailed(
+            f"The replicas of the ledger {self.collection!r} do not agree at the moment, so that it cannot be told whether a record was written. "
+            "A peer of the cluster was probably restarted and is being brought up to date; try again in a moment."
+        )
 
     async def _write(self, kind: str, migration_id: str, key: str, record: BaseModel) -> None:
         """Write whatever is there: for records with one writer at a time."""

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 from qdrant_client import AsyncQdrantClient, models
 
-from qdrant_model_migration.domain.points import Payload, Point, PointId, ServerText, payload_digest
+from qdrant_model_migration.domain.points import Payload, Point, PointId, ServerText, ShardKey, payload_digest
 from qdrant_model_migration.errors import RequestRejected
 from qdrant_model_migration.qdrant import translate
 from qdrant_model_migration.qdrant.client import Caller
@@ -64,13 +64,21 @@ class Points:
         return [p.id for p in points], after
 
     async def retrieve(
-        self, collection: str, ids: Sequence[PointId], *, payload: bool = True, vectors: Sequence[str] = ()
+        self,
+        collection: str,
+        ids: Sequence[PointId],
+        *,
+        payload: bool = True,
+        vectors: Sequence[str] = (),
+        shard_key: ShardKey | None = None,
     ) -> dict[PointId, Point]:
-        """The points among `ids` that exist, by id."""
+        """The points among `ids` that exist, by id; under one shard key, or under any."""
         if not ids:
             return {}
         wanted: Any = False if not vectors else (True if "" in vectors else list(vectors))
-        records = await self._call(lambda: self._call.rest.retrieve(collection, list(ids), with_payload=payload, with_vectors=wanted))
+        records = await self._call(
+            lambda: self._call.rest.retrieve(collection, list(ids), with_payload=payload, with_vectors=wanted, shard_key_selector=shard_key)
+        )
         return {p.id: p for p in (translate.point(r) for r in records)}
 
     async def existing(self, collection: str, ids: Sequence[PointId]) -> set[PointId]:
@@ -160,69 +168,96 @@ class Points:
     # --- writing
 
     async def insert(self, collection: str, points: Sequence[Point], *, by_mode: bool = False) -> int | None:
-        """Write the points that do not exist yet; leave existing ones as they are. Returns the number of the operation.
+        """Write the points that do not exist yet; leave existing ones as they are. Each is written to its own shard key, a key after another.
 
-        `by_mode` uses `update_mode` (>= 1.17); else a filter no existing point passes (>= 1.15.4). The embedded database honours both.
+        Returns the number of the operation; None with several shard keys, which number on their own. `by_mode` uses `update_mode` (>= 1.17); else a filter no existing point passes (>= 1.15.4). The embedded database honours both.
         """
-        structs = [translate.struct(p) for p in points]
-        client = self._client_for(points)
-        if by_mode:
-            answer = await self._call(lambda: client.upsert(collection, structs, wait=True, update_mode=models.UpdateMode.INSERT_ONLY))
-        else:
-            answer = await self._call(lambda: client.upsert(collection, structs, wait=True, update_filter=translate.never()))
-        return answer.operation_id
+        guard: dict[str, Any] = {"update_mode": models.UpdateMode.INSERT_ONLY} if by_mode else {"update_filter": translate.never()}
+        numbers = [await self._upsert(collection, group, **guard) for group in by_shard_key(points)]
+        return numbers[0] if len(numbers) == 1 else None
 
     async def write(self, collection: str, points: Sequence[Point]) -> None:
         """Write without a guard: only where nobody else writes, or what nobody else knows."""
-        structs = [translate.struct(p) for p in points]
-        client = self._client_for(points)
-        await self._call(lambda: client.upsert(collection, structs, wait=True))
+        for group in by_shard_key(points):
+            await self._upsert(collection, group)
+
+    async def _upsert(self, collection: str, group: Sequence[Point], **guard: Any) -> int | None:
+        """Write points of one shard key."""
+        structs = [translate.struct(p) for p in group]
+        client = self._client_for(group)
+        answer = await self._call(lambda: client.upsert(collection, structs, wait=True, shard_key_selector=group[0].shard_key, **guard))
+        return answer.operation_id
 
     async def replace(self, collection: str, point: Point, *, observed: Payload, whole: bool = False) -> int | None:
         """Overwrite one existing point unless what is replaced (`whole`: anything) is no longer as observed, as far as a filter can tell.
 
         Returns the number of the operation: the point's own version when it was written.
         """
-        struct, client = translate.struct(point), self._client_for([point])
 
         # An upsert's filter applies to existing points only: were the point gone meanwhile, it would be inserted again.
         # The operations of a batch are applied in order, so that case is for the next pass to find as an extra point.
         async def write(guard: models.Filter | None) -> int | None:
-            return (await self._call(lambda: client.upsert(collection, [struct], wait=True, update_filter=guard))).operation_id
+            return await self._upsert(collection, [point], update_filter=guard)
 
         try:
             return await write(translate.still_holds(point.id, observed, point.payload, whole=whole))
         except RequestRejected:
             # Strict mode refuses its conditions: no index, or too many.
-            return await write(None) if await self._is_as(collection, point.id, observed) else None
+            return await write(None) if await self._as_observed(collection, point.id, observed, point.shard_key) else None
 
-    async def delete_if(self, collection: str, point_id: PointId, *, observed: Payload) -> None:
-        """Delete one point unless its payload is no longer as observed, as far as a filter can tell; a UUID is looked at right before."""
+    async def delete_if(self, collection: str, point_id: PointId, *, observed: Payload, shard_key: ShardKey | None = None) -> None:
+        """Delete one point unless its payload is no longer as observed, as far as a filter can tell; a UUID is looked at right before.
 
-        async def write(selector: models.FilterSelector | models.PointIdsList) -> None:
-            await self._call(lambda: self._call.rest.delete(collection, points_selector=selector, wait=True))
+        Without the shard key of a collection with custom sharding, the point is looked at right before as well, and its key is found.
+        """
+
+        async def write(selector: models.FilterSelector | models.PointIdsList, key: ShardKey | None) -> None:
+            await self._call(lambda: self._call.rest.delete(collection, points_selector=selector, wait=True, shard_key_selector=key))
 
         if isinstance(point_id, int):
             try:
-                await write(models.FilterSelector(filter=translate.still_holds(point_id, observed, {})))
+                await write(models.FilterSelector(filter=translate.still_holds(point_id, observed, {})), shard_key)
                 return
             except RequestRejected:
-                # Strict mode refuses its conditions: no index, or too many.
+                # Strict mode refuses its conditions (no index, or too many), or the shard key is wanted.
                 pass
-        if await self._is_as(collection, point_id, observed):
-            await write(models.PointIdsList(points=[point_id]))
+        now = await self._as_observed(collection, point_id, observed, shard_key)
+        if now is not None:
+            await write(models.PointIdsList(points=[point_id]), now.shard_key)
 
-    async def _is_as(self, collection: str, point_id: PointId, observed: Payload) -> bool:
-        now = (await self.retrieve(collection, [point_id])).get(point_id)
-        return now is not None and payload_digest(now.payload) == payload_digest(observed)
+    async def _as_observed(self, collection: str, point_id: PointId, observed: Payload, shard_key: ShardKey | None) -> Point | None:
+        now = (await self.retrieve(collection, [point_id], shard_key=shard_key)).get(point_id)
+        return now if now is not None and payload_digest(now.payload) == payload_digest(observed) else None
 
     async def watermark(self, collection: str) -> int | None:
-        """Number of a no-op just carried out: every write after it has a higher one (single shard). None when embedded."""
+        """Number of a no-op just carried out: every write after it has a higher one (single shard).
+
+        None when embedded, and with custom sharding: there a number belongs to a shard key.
+        """
         if self._call.connection.is_embedded:
             return None
         nobody = models.PointIdsList(points=[str(uuid.uuid4())])
-        answer = await self._call(lambda: self._call.rest.delete(collection, points_selector=nobody, wait=True))
+        try:
+            answer = await self._call(lambda: self._call.rest.delete(collection, points_selector=nobody, wait=True))
+        except RequestRejected as error:
+            if not _wants_key(error):
+                raise
+            await self.wake(collection)
+            return None
         return answer.operation_id
+
+    async def wake(self, collection: str) -> None:
+        """A no-op for every shard: optimizers that wait since a restart go on with the next write to theirs."""
+        nothing = models.FilterSelector(filter=translate.never())
+        try:
+            await self._call(lambda: self._call.rest.delete(collection, points_selector=nothing, wait=True))
+        except RequestRejected as error:
+            if not _wants_key(error):
+                raise
+            listed = await self._call(lambda: self._call.rest.list_shard_keys(collection))
+            keys = [k.key for k in listed.shard_keys or []]
+            if keys:
+                await self._call(lambda: self._call.rest.delete(collection, points_selector=nothing, wait=True, shard_key_selector=keys))
 
     def _params(self, *, exact: bool, quantization: models.QuantizationSearchParams | None = None) -> models.SearchParams | None:
         """The embedded database always searches exactly, and warns when it is told how to."""
@@ -232,3 +267,16 @@ class Points:
         if self._call.fast is self._call.rest:
             return self._call.rest
         return self._call.rest if any(translate.has_wide_number(p.payload) for p in points) else self._call.fast
+
+
+def by_shard_key(points: Sequence[Point]) -> list[list[Point]]:
+    """The points of each shard key, in their order: one request names one key."""
+    groups: dict[ShardKey | None, list[Point]] = {}
+    for point in points:
+        groups.setdefault(point.shard_key, []).append(point)
+    return list(groups.values())
+
+
+def _wants_key(error: RequestRejected) -> bool:
+    """Custom sharding; Qdrant tells it by its text only."""
+    return "shard key not specified" in str(error).lower()

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from qdrant_client import models
 
-from qdrant_model_migration.domain.collection import Collection, Json, fields_of
-from qdrant_model_migration.domain.points import FLOAT_TOLERANCE, Payload, Point, PointId, ServerText, untag
+from qdrant_model_migration.domain.collection import Collection, Json, Replica, fields_of, shard_key_config
+from qdrant_model_migration.domain.points import FLOAT_TOLERANCE, Payload, Point, PointId, ServerText, ShardKey, untag
 
 WIDE = 2**63
 
 
-def collection(name: str, info: Json, aliases: Iterable[str], shard_keys: Iterable[str | int] = ()) -> Collection:
+def collection(
+    name: str,
+    info: Json,
+    aliases: Iterable[str],
+    shard_keys: Sequence[ShardKey] = (),
+    replicas: Sequence[Replica] = (),
+    peers: int = 1,
+) -> Collection:
     """A collection from the server's own JSON; what it does not set is left out, but a null of the metadata is a value."""
     stated: Json = info["config"]
     config: Json = {key: value if key == "metadata" else _without_nulls(value) for key, value in stated.items() if value is not None}
@@ -38,6 +45,9 @@ def collection(name: str, info: Json, aliases: Iterable[str], shard_keys: Iterab
         indexed_vectors=info.get("indexed_vectors_count"),
         aliases=tuple(sorted(aliases)),
         shard_keys=tuple(shard_keys),
+        shard_key_config=shard_key_config(shard_keys, replicas),
+        replicas=tuple(replicas),
+        peers=peers,
     )
 
 
@@ -45,6 +55,22 @@ def _without_nulls(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _without_nulls(inner) for key, inner in value.items() if inner is not None}
     return value
+
+
+def replicas(info: models.CollectionClusterInfo) -> list[Replica]:
+    """Every replica of every shard, by shard and peer."""
+    arriving = {(t.shard_id, t.to) for t in info.shard_transfers if not t.sync}
+    found = [(s.shard_id, info.peer_id, s.shard_key, s.state) for s in info.local_shards]
+    found += [(s.shard_id, s.peer_id, s.shard_key, s.state) for s in info.remote_shards]
+    return [
+        Replica(shard=shard, key=key, peer=peer, state=state.value, is_arriving=(shard, peer) in arriving)
+        for shard, peer, key, state in sorted(found, key=lambda f: f[:2])
+    ]
+
+
+def key_order(key: ShardKey) -> tuple[bool, int, str]:
+    """Shard keys come in any order; ours is numbers, then texts."""
+    return (False, key, "") if isinstance(key, int) else (True, 0, key)
 
 
 def vectors_of(vector: Any) -> dict[str, Any]:

@@ -75,7 +75,11 @@ class Vectors:
             if isinstance(point.id, int)
             else models.PointIdsList(points=[point.id])
         )
-        await self._call(lambda: self._call.rest.delete_vectors(collection, vectors=[field], points=selector, wait=True))
+        await self._call(
+            lambda: self._call.rest.delete_vectors(
+                collection, vectors=[field], points=selector, wait=True, shard_key_selector=point.shard_key
+            )
+        )
 
     async def _update(self, collection: str, points: Sequence[Point], guard: models.Filter) -> None:
         def key(point: Point) -> str:

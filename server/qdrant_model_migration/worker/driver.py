@@ -251,7 +251,7 @@ class Driver:
         """All ranges, then the field that is filled in place, then passes until one converges."""
         migration = work.migration
         if migration.made is None:
-            await requantize(work)
+            await requantize(work, self._is_stopping)
             await held.renew(work.progress)
             return
         await self._refuse_after_newer_writes(work)

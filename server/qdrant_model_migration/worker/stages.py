@@ -9,6 +9,7 @@ import anyio
 from qdrant_model_migration.domain.catch_up import SMALL_LAG
 from qdrant_model_migration.domain.migration import Filled, Migration
 from qdrant_model_migration.domain.pacing import Budget
+from qdrant_model_migration.domain.quantization import QuantizationSettings
 from qdrant_model_migration.errors import Interrupted, MigrationError, Refused
 from qdrant_model_migration.operations.filling import FillPass, coverage, fill_pass
 from qdrant_model_migration.operations.requantize import apply
@@ -107,7 +108,7 @@ class _Meter:
             raise Interrupted("The driver was asked to stop; what is written is recorded.")
 
 
-async def requantize(work: Work) -> None:
+async def requantize(work: Work, is_asked_to_stop: Callable[[], bool]) -> None:
     """Set the quantization, wait until the server is done, and measure what a search finds before and after.
 
     Raises:
@@ -120,6 +121,8 @@ async def requantize(work: Work) -> None:
         raise Refused(f"{migration.source.collection!r} has no vector {migration.dense_field!r} any more.")
 
     async def show(progress: Progress) -> None:
+        if is_asked_to_stop() or work.pace.is_paused:
+            raise Interrupted("The driver was asked to stop; the server goes on quantizing by itself.")
         work.progress.stage, work.progress.read, work.progress.total = progress.stage, progress.read, progress.total
 
     work.progress.stage = "quantizing"
@@ -128,6 +131,7 @@ async def requantize(work: Work) -> None:
         work.source_collection,
         field,
         migration.quantization,
+        previous=QuantizationSettings.model_validate(migration.previous),
         before=migration.requantized.before if migration.requantized is not None else None,
         progress=show,
     )
