@@ -239,6 +239,6 @@ async def test_token_vectors_are_added_elsewhere(
 @pytest.mark.parametrize("strategy", ["named_vector", "requantize"])
 async def test_what_changes_in_place_is_refused(upward: dict[str, str], name: str, strategy: str, monkeypatch: pytest.MonkeyPatch) -> None:
     async with seeded(upward, name, monkeypatch) as context:
-        with pytest.raises(Refused, match="Nothing was changed.*in place; it has no target on another connection"):
+        with pytest.raises(Refused, match=r"Nothing was changed.*in place; it has no target on another connection"):
             await moved(context, name, strategy, model=NEW, quantization="scalar")
         assert not await (await context.ledger(FAR)).exists()

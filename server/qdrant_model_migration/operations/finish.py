@@ -23,7 +23,7 @@ from qdrant_model_migration.operations.finish_fields import (
     old_field_plan,
     remove_old_field,
 )
-from qdrant_model_migration.operations.finish_sides import found_sides
+from qdrant_model_migration.operations.finish_sides import created_elsewhere, found_sides
 from qdrant_model_migration.operations.plans import issue_plan, redeem
 from qdrant_model_migration.operations.sweep import has_numbers, mark_quiet, sweep
 from qdrant_model_migration.operations.work import Work
@@ -204,7 +204,7 @@ async def finish(work: Work, *, action: Action, snapshot_first: bool, code: str)
             # A snapshot may take hours; what was written meanwhile is not in it.
             await _refuse_if_written(work)
         work.check()
-        await gateway.delete_collection(doomed)
+        await gateway.delete_collection(doomed, with_aliases=created_elsewhere(migration) if action == "delete_old" else ())
         deleted += [doomed, *(line for line in plan.deletes if line.startswith("alias "))]
     if action == "delete_old" and (old := old_field_of(migration)) is not None:
         deleted += await remove_old_field(work, old)

@@ -37,10 +37,8 @@ class FoundSides:
             Refused: an alias whose readers would have nowhere to go.
         """
         pointing = [alias for alias, side in self.aliases if side == doomed]
-        has_moved = (
-            {m.alias for m in migration.cutover.moves} if migration.cutover is not None and doomed == migration.source else set[str]()
-        )
-        stuck = [alias for alias in pointing if not (self.is_across and alias in has_moved)]
+        may_go = created_elsewhere(migration) if doomed == migration.source else set[str]()
+        stuck = [alias for alias in pointing if alias not in may_go]
         if stuck and doomed is not None:
             names = ", ".join(map(repr, stuck))
             remedy = (
@@ -53,6 +51,12 @@ class FoundSides:
                 f"Nothing was deleted: alias {names} points to {self.named(doomed)}, and deleting a collection drops its aliases. {remedy}"
             )
         return pointing
+
+
+def created_elsewhere(migration: Migration) -> set[str]:
+    """Names that the cutover created on the target's server, where that is another than the source's."""
+    moves = migration.cutover.moves if migration.is_across_servers and migration.cutover is not None else ()
+    return {m.alias for m in moves}
 
 
 async def found_sides(context: OperationContext, migration: Migration, *, must_see_source: bool) -> FoundSides:
