@@ -22,14 +22,10 @@ _FORBIDDEN = frozenset('<>:"/\\|?*')
 """Qdrant's own list. The embedded database checks nothing and makes folders of names."""
 EMBEDDED_UNSTATED = {
     **dict.fromkeys(
-        (
-            "hnsw_config.on_disk",
-            "optimizer_config.max_optimization_threads",
-            "params.on_disk_payload",
-            "params.replication_factor",
-            "params.shard_number",
-            "params.write_consistency_factor",
-        ),
+        ("hnsw_config", "optimizer_config", "wal_config", "strict_mode_config"), "the embedded database has no index and no optimizers"
+    ),
+    **dict.fromkeys(
+        ("params.on_disk_payload", "params.replication_factor", "params.shard_number", "params.write_consistency_factor"),
         "the embedded database has no such setting",
     ),
     "payload_indexes": "the embedded database has no payload indexes",
