@@ -240,7 +240,7 @@ def breaks_of(
 
 
 _UNNUMBERED = {
-    True: "has several shards, whose writes are not numbered together",
+    True: "has several shards or replicas, whose writes are not numbered together",
     False: "may only be read with this key, so that no moment can be marked in its writes",
 }
 

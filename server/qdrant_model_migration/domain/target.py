@@ -195,6 +195,8 @@ def _clone(source: Collection, *, without: str | None) -> tuple[Json, dict[str, 
             create[key] = config[key]
     # Index building would compete with the load; the threshold is restored when the ranges are done.
     create["optimizers_config"] = {**dict(config.get("optimizer_config") or {}), "indexing_threshold": 0}
+    if source.shard_key_config:
+        create["shard_keys"] = list(source.shard_key_config)
     after = {key: params[key] for key in _UPDATED_PARAMS if params.get(key) is not None}
     if after:
         create["params_after"] = after

@@ -70,6 +70,11 @@ class Difference:
     why: str
 
     @property
+    def is_moved(self) -> bool:
+        """It lies under another shard key: an upsert under the right one would leave it there twice."""
+        return self.source is not None and self.target is not None and self.source.shard_key != self.target.shard_key
+
+    @property
     def seen(self) -> tuple[bytes | None, bytes | None]:
         """Equal for two looks that saw the same on both sides."""
         return _fingerprint(self.source), _fingerprint(self.target)
@@ -94,6 +99,9 @@ def judge(source: Point | None, target: Point | None, expected: Expectation) -> 
         return Difference(kind=Kind.MISSING, id=source.id, source=source, target=None, why="not in the target")
     if source is None:
         return Difference(kind=Kind.EXTRA, id=target.id, source=None, target=target, why="not in the source")
+    if source.shard_key != target.shard_key:
+        why = f"under shard key {target.shard_key!r} instead of {source.shard_key!r}"
+        return Difference(kind=Kind.CHANGED, id=source.id, source=source, target=target, why=why)
     if not same_payload(source.payload, target.payload):
         keys = sorted(k for k in source.payload.keys() | target.payload.keys() if _differs(source.payload, target.payload, k))
         return Difference(kind=Kind.CHANGED, id=source.id, source=source, target=target, why=f"payload differs in {', '.join(keys[:5])}")

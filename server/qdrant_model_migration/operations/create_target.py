@@ -45,6 +45,7 @@ async def create_target(
     _check_source(source, await (await context.ledger(gateway.connection.name)).migrations(), ledger)
     is_in_place = await _placement(strategy, gateway, target_gateway, source)
     sides = Sides(source_gateway=gateway, target_gateway=target_gateway, source=source, strategy=strategy, is_in_place=is_in_place)
+    await _check_sharding(sides)
     migration = known or await plan_migration(context, sides, request, migrations)
     if dry_run:
         listed = would_create(migration, await ledger.exists(), context.settings.ledger)
@@ -127,6 +128,22 @@ async def _placement(strategy: Strategy, source: Gateway, target: Gateway, descr
         return False
     is_trap = facts.is_embedded and described.field("") is not None
     return facts.can("create_vector_name") and not is_trap
+
+
+async def _check_sharding(sides: Sides) -> None:
+    """Custom shard keys are carried over, to a cluster, where each id lies under one of them.
+
+    Raises:
+        Unsupported: the target's Qdrant is no cluster.
+        Refused: an id lies under several keys: which of its points is meant cannot be told.
+    """
+    if not sides.source.shard_keys:
+        return
+    await sides.source_gateway.shards.check_single_keys(sides.source)
+    if not sides.is_in_place:
+        await sides.target_gateway.require_cluster(
+            f"a copy of {sides.source.name!r}, which has {len(sides.source.shard_keys)} custom shard keys"
+        )
 
 
 async def _prove(context: OperationContext, sides: Sides, migration: Migration) -> None:

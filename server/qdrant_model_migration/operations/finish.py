@@ -83,7 +83,7 @@ async def _facts(context: OperationContext, migration: Migration, action: Action
             )
     if action == "delete_old" and held.source is not None and not has_numbers(held.source):
         warnings.append(
-            f"{held.named(migration.source)} has several shards: writes that reached it after the swap cannot be told from older ones and would be deleted with it."
+            f"{held.named(migration.source)} has several shards or replicas: writes that reached it after the swap cannot be told from older ones and would be deleted with it."
         )
     if action == "delete_old" and migration.target in held.points and (old := old_field_of(migration)) is not None:
         listed, kept, told = await old_field_plan(targets, migration, old)

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 
 import anyio
 
+from qdrant_model_migration.domain.comparison_sides import refusal
 from qdrant_model_migration.domain.migration import Lease, Migration, Phase
 from qdrant_model_migration.operations.context import OperationContext
 from qdrant_model_migration.operations.finding import find_migration, listed, migrations_everywhere
@@ -214,9 +215,8 @@ def _next_step(migration: Migration, answer: StatusResult) -> tuple[NextStep | N
 
 
 def is_comparable(migration: Migration) -> bool:
-    """Whether old and new model can be compared now: the old one is known, and the new vectors are there."""
-    is_known = migration.source_match is not None and migration.source_match.is_match
-    return is_known and migration.made is not None and not migration.is_fill_due
+    """Whether what was searched before and what is new can be compared now."""
+    return refusal(migration) is None
 
 
 def after_verification(migration: Migration) -> NextStep:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import anyio
+
 from qdrant_model_migration.domain.collection import Collection, VectorField
 from qdrant_model_migration.domain.derived import check_datatype
 from qdrant_model_migration.domain.model import ModelName, ModelSpec
@@ -60,7 +62,9 @@ async def check_truncation(
         )
     if is_matryoshka(spec.name):
         return
-    evidence = await (await context.ledger(connection)).evidence(source.name, current or "", spec.name)
+    # Comparisons keep it under the names of the loaded models, beside the collection that they sampled.
+    baseline = str(await anyio.to_thread.run_sync(context.catalogue.resolve, current or ""))
+    evidence = await (await context.ledger(connection)).evidence(source.name, baseline, spec.name)
     if evidence is not None and evidence.verdict in ("better", "equivalent"):
         return
     found = (

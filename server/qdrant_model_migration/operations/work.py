@@ -161,7 +161,7 @@ async def open_work(context: OperationContext, migration: Migration, check: Call
         ledger=ledger,
         source_collection=described,
         check=check,
-        texts=await _texts(context, migration),
+        texts=await texts_of_migration(context, migration),
         deriver=await _deriver(migration, ledger, described),
         epoch=epoch,
         pace=await ledger.pace(migration.id),
@@ -177,7 +177,8 @@ def _nothing(collection: str) -> Collection:
     return Collection(name=collection, points=0, fields=(), config={})
 
 
-async def _texts(context: OperationContext, migration: Migration) -> Texts:
+async def texts_of_migration(context: OperationContext, migration: Migration) -> Texts:
+    """Where the texts of a migration come from; of a file that is gone, one that says so when a text is needed."""
     if migration.texts is not None:
         try:
             return await context.recorded_texts(migration.texts)
