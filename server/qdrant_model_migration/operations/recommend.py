@@ -111,7 +111,7 @@ async def recommend(
         match=match,
         rows=_rows(chosen.spec, timing, text.texts),
         cut=_at(qualities, chosen.spec),
-        has_passed_comparison=await _has_passed(context, target or gateway, name, current, chosen.spec),
+        has_passed_comparison=await _has_passed(context, gateway, name, current, chosen.spec),
         writes=writes,
         readers=readers,
         has_alias=alias is not None or bool(found.aliases),
@@ -200,11 +200,11 @@ def _at(qualities: list[DimensionQuality], spec: ModelSpec | None) -> DimensionQ
     return max((q for q in qualities if q.dimensions <= wanted), key=lambda q: q.dimensions, default=None)
 
 
-async def _has_passed(context: OperationContext, target: Gateway, name: str, current: ModelSpec | None, spec: ModelSpec | None) -> bool:
-    """Whether a comparison of these two models on this collection came out well; it is kept where the target's ledger lies."""
+async def _has_passed(context: OperationContext, source: Gateway, name: str, current: ModelSpec | None, spec: ModelSpec | None) -> bool:
+    """Whether a comparison of these two models on this collection came out well; it is kept beside the collection."""
     if current is None or spec is None:
         return False
-    found = await (await context.ledger(target.connection.name)).evidence(name, current.name, spec.name)
+    found = await (await context.ledger(source.connection.name)).evidence(name, current.name, spec.name)
     return found is not None and found.verdict in ("better", "equivalent")
 
 
@@ -281,7 +281,7 @@ async def _tested(
         return None, None
     try:
         with anyio.move_on_after(max(1.0, left_s)):
-            embedder = await context.model(current_model)
+            embedder = await context.model(current_model, gateway.connection.name)
             if text is None:
                 warnings.append(f"current_model {current_model!r} could not be tested: no text was found to embed again.")
                 return embedder.spec, None

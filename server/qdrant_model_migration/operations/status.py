@@ -138,7 +138,7 @@ def worker_of(lease: Lease) -> Worker:
 
 
 def _summary(migration: Migration, worker: Worker, progress: Progress, *, is_paused: bool) -> str:
-    head = f"Migration {migration.id} ({migration.source.collection} -> {migration.target.collection}): {migration.phase.value}"
+    head = f"Migration {migration.id} ({migration.route}): {migration.phase.value}"
     if migration.error:
         return f"{head}, stopped by an error: {migration.error}"
     if is_paused:
@@ -173,6 +173,8 @@ def undo_of(migration: Migration) -> str:
     if migration.is_in_place and migration.is_open:
         what = "restores the quantization as it was" if migration.made is None else f"removes the vector {migration.making.field!r}"
         return f"finish_migration with action='discard_new' {what}; nothing else of the collection was changed."
+    if migration.is_across_servers and migration.phase is Phase.CUT_OVER:
+        return f"swap_alias with direction='back' removes the alias again; the app connects to {migration.source.connection!r} as before."
     return _UNDO[migration.phase]
 
 
