@@ -172,7 +172,10 @@ async def test_sparse_and_token_vectors_are_sized_by_sampled_texts(
         sparse = await recommend(context, collection=name, goal="add_sparse", model="bm25")
         tokens = await recommend(context, collection=name, goal="add_multivector", model="colbert")
         choice = await recommend(context, collection=name, goal="add_multivector")
-        dense = await recommend(context, collection=name, goal="add_sparse", model=NEW)
+        with pytest.raises(Refused, match=r"is a dense model, and a sparse one is needed.*goal='replace_model'"):
+            await recommend(context, collection=name, goal="add_sparse", model=NEW)
+        with pytest.raises(Refused, match=r"is a multivector model, and a dense one is needed.*goal='add_multivector'"):
+            await recommend(context, collection=name, goal="replace_model", model="colbert")
         with pytest.raises(Refused, match="no goal 'reranking'"):
             await recommend(context, collection=name, goal="reranking")
     for result, strategy, least in ((sparse, "add_sparse", 60 * 30 * 16), (tokens, "add_multivector", 60 * 50 * 96 * 4)):
@@ -188,8 +191,6 @@ async def test_sparse_and_token_vectors_are_sized_by_sampled_texts(
     assert any("(measured) of 96" in p for p in tokens.recommendations[0].prerequisites)
     assert choice.recommendations == []
     assert {m.kind for m in choice.models} == {"multivector"}
-    assert dense.next_step is None
-    assert any("sparse vectors need a sparse one" in r for r in dense.recommendations[0].refusals)
 
 
 async def test_texts_that_are_not_english_are_noticed(any_qdrant: Backend, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
