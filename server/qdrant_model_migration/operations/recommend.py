@@ -96,6 +96,7 @@ async def recommend(
         target_server=side.version if target is not None else None,
         target_capabilities=frozenset(side.capabilities) if target is not None else None,
         is_target_embedded=side.is_embedded and target is not None,
+        is_target_cluster=side.is_cluster,
         collection=found,
         data_bytes=_data_bytes(found, payloads),
         field=field,
