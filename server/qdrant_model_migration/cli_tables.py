@@ -196,6 +196,11 @@ def _repair(found: RepairResult) -> Iterator[Part]:
         yield from _verification(found.verification)
 
 
+def _interval(low: float, high: float, sign: str) -> str:
+    """Of a difference with signs, of a value without."""
+    return f"{low:{sign}.4f} to {high:{sign}.4f}"
+
+
 def _compare(found: CompareResult) -> Iterator[Part]:
     rows = [
         (
@@ -203,7 +208,7 @@ def _compare(found: CompareResult) -> Iterator[Part]:
             m.model,
             f"{m.value:.4f}",
             None if m.difference is None else f"{m.difference:+.4f}",
-            None if m.ci_low is None or m.ci_high is None else f"{m.ci_low:+.4f} to {m.ci_high:+.4f}",
+            None if m.ci_low is None or m.ci_high is None else _interval(m.ci_low, m.ci_high, "+" if m.difference is not None else ""),
         )
         for m in found.metrics
     ]

@@ -67,6 +67,8 @@ class MigrationSummary(Wire):
     phase: str
     source: str
     target: str
+    source_connection: str | None = Field(default=None, description="given when source and target lie on two servers")
+    target_connection: str | None = None
     strategy: str
     error: str | None = None
 
@@ -446,8 +448,8 @@ class Metric(Wire):
     metric: str
     model: str
     value: float
-    difference: float | None = Field(default=None, description="against the baseline; null for the baseline itself")
-    ci_low: float | None = None
+    difference: float | None = Field(default=None, description="against the baseline; null for the baseline itself and for overlap@k")
+    ci_low: float | None = Field(default=None, description="95 % interval of the difference; of overlap@k, of the value")
     ci_high: float | None = None
 
 
@@ -473,6 +475,7 @@ class ChangedQuery(Wire):
 
 class Comparison(Wire):
     verdict: Literal["better", "worse", "equivalent", "inconclusive"] | None
+    verdicts: dict[str, Literal["better", "worse", "equivalent", "inconclusive"]] = {}
     is_judged: bool
     queries: int
     query_source: str
@@ -495,6 +498,9 @@ class Comparison(Wire):
 class CompareResult(Result):
     migration_id: str | None = None
     verdict: Literal["better", "worse", "equivalent", "inconclusive"] | None = None
+    verdicts: dict[str, Literal["better", "worse", "equivalent", "inconclusive"]] = Field(
+        default={}, description="of every candidate; 'verdict' is that of the best"
+    )
     is_judged: bool = False
     queries: int = 0
     metrics: list[Metric] = []

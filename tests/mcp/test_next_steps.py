@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -79,6 +80,48 @@ async def test_next_steps_lead_from_inspection_to_the_end(any_qdrant: Backend, n
         "swap_alias",
         "finish_migration",
     ]
+
+
+async def test_a_comparison_in_place_leads_to_the_end_without_a_swap(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Old field against new field of one collection; no alias moves."""
+    backend = Backend(name="embedded", environment={"QDRANT_PATH": str(tmp_path / "qdrant")}, version=None)
+    async with opened(backend, monkeypatch) as context:
+        await seed(context, name, points=60, vector="old")
+    person = Person(agrees_to={"finish_migration"})
+    arguments = {"collection": name, "strategy": "named_vector", "model": NEW, "current_model": OLD, "text_field": "text"}
+    async with hosted(backend.environment) as host:
+        await person.follow(host, "create_target", arguments, until_phase="finished")
+    order = [tool for tool in dict.fromkeys(person.path) if tool != "migration_status"]
+    assert order == ["create_target", "start_backfill", "verify_target", "compare_models", "finish_migration"]
+
+
+async def test_cut_and_hybrid_searches_are_compared_on_the_way(server: QdrantServer, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """'truncate' by the evidence of a comparison that came before it; BM25 of the server beside copied dense vectors."""
+    backend = _backend(server, name)
+    async with opened(backend, monkeypatch) as context:
+        await seed(context, name, points=120)
+        await seed(context, f"{name}-2", points=60)
+        await (await context.gateway()).point_alias(f"{name}-live", name)
+    cut = f"{OLD}@48"
+    async with hosted(backend.environment) as host:
+        request = {"collection": name, "strategy": "truncate", "current_model": OLD, "dimensions": 48, "text_field": "text"}
+        assert "No comparison of the two was made" in await host.refused("create_target", **request)
+        sample = await host.call("compare_models", collection=name, models=[OLD, cut], text_field="text", margin=0.9)
+        assert sample["verdicts"] == {cut: "equivalent"}
+        person = Person(agrees_to={"swap_alias"})
+        shorter = await person.follow(host, "create_target", {**request, "alias": f"{name}-live"}, until_phase="cut_over")
+        assert "compare_models" in person.path
+        compared = await host.whole("compare_models", migration_id=shorter["migration_id"])
+        assert {m["model"] for m in compared["metrics"]} == {OLD, cut}
+        assert compared["next_step"]["tool"] == "finish_migration"
+
+        request = {"collection": f"{name}-2", "strategy": "add_sparse", "model": "qdrant:bm25", "current_model": OLD, "text_field": "text"}
+        me = (await host.call("create_target", **request))["migration_id"]
+        await host.call("start_backfill", migration_id=me)
+        await host.backfilled(me)
+        compared = await host.whole("compare_models", migration_id=me)
+        assert {m["model"] for m in compared["metrics"]} == {OLD, f"{OLD} + qdrant:bm25 (RRF)"}
+        assert compared["next_step"]["tool"] == "verify_target"
 
 
 async def test_the_end_is_reached_without_a_known_old_model(any_qdrant: Backend, name: str, monkeypatch: pytest.MonkeyPatch) -> None:

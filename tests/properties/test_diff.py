@@ -56,7 +56,7 @@ def found(source: dict[PointId, Payload], target: dict[PointId, Payload], page: 
     ends = SimpleNamespace(source=SimpleNamespace(collection="a"), target=SimpleNamespace(collection="b"))
     work = cast(
         Work,
-        SimpleNamespace(source=Held(source), target=Held(target), migration=ends, page=page, read_fields=[], derived=lambda points: points),
+        SimpleNamespace(source=Held(source), target=Held(target), migration=ends, page=page, read_fields=[]),
     )
     tally = Tally()
 

@@ -18,7 +18,8 @@ from qdrant_model_migration.domain.migration import Endpoint, Gate, Migration, P
 from qdrant_model_migration.domain.model import ModelSpec, Side
 from qdrant_model_migration.domain.points import Point
 from qdrant_model_migration.errors import Interrupted, ModelNotUsable, NotFound, Refused
-from qdrant_model_migration.operations.compare import compare_migration, compare_on_sample
+from qdrant_model_migration.operations.compare import compare_migration
+from qdrant_model_migration.operations.compare_sample import compare_on_sample
 from qdrant_model_migration.operations.context import OperationContext
 from qdrant_model_migration.operations.scratch import ranked
 from qdrant_model_migration.results import Comparison, Progress, SourceMatch
@@ -144,7 +145,8 @@ async def expected(context: OperationContext, model: str, payloads: list[dict[st
 
 
 def values(comparison: Comparison, model: str) -> list[float]:
-    return [m.value for m in comparison.metrics if m.model == model]
+    """nDCG, recall and reciprocal rank."""
+    return [m.value for m in comparison.metrics if m.model == model and not m.metric.startswith("overlap")]
 
 
 async def test_migration_is_compared_and_agrees_with_metrics_computed_beside_it(
@@ -181,9 +183,12 @@ async def test_migration_is_compared_and_agrees_with_metrics_computed_beside_it(
         assert (generated.is_judged, generated.primary_metric, generated.queries) == (False, "mrr@10", 200)
         assert "generated" in generated.query_source
         unjudged = await compare_migration(context, migration, queries=["wing flutter", "heat transfer plate"], k=5)
-        assert (unjudged.verdict, unjudged.primary_metric, unjudged.metrics, unjudged.gate) == ("inconclusive", "overlap@5", [], "fail")
-        assert unjudged.overlap_at_k is not None
-        assert 0 <= unjudged.overlap_at_k < 1
+        assert (unjudged.verdict, unjudged.primary_metric, unjudged.gate) == ("inconclusive", "overlap@5", "fail")
+        (shared,) = unjudged.metrics
+        assert (shared.metric, shared.model, shared.value, shared.difference) == ("overlap@5", NEW, unjudged.overlap_at_k, None)
+        assert shared.ci_low is not None
+        assert shared.ci_high is not None
+        assert 0 <= shared.ci_low <= shared.value <= shared.ci_high < 1
 
 
 async def test_comparison_with_an_unknown_old_model_is_refused_with_the_next_step(

@@ -12,13 +12,14 @@ import numpy.typing as npt
 import pytest
 
 from qdrant_model_migration.domain.collection import Collection
+from qdrant_model_migration.domain.derived import same_derived
 from qdrant_model_migration.domain.model import ModelSpec, Side
 from qdrant_model_migration.domain.points import Point
 from qdrant_model_migration.domain.texts import TextSource
 from qdrant_model_migration.embedders.base import Embedder
 from qdrant_model_migration.errors import BadText, Interrupted, Refused
 from qdrant_model_migration.operations.context import OperationContext
-from qdrant_model_migration.operations.deriving import Deriver, same_derived
+from qdrant_model_migration.operations.deriving import Deriver
 from qdrant_model_migration.operations.drawing import drawn_points
 from qdrant_model_migration.operations.fitting import fit
 from qdrant_model_migration.operations.shortening import measure_dimensions

@@ -165,10 +165,29 @@ def test_unjudged_queries_measure_difference_and_say_so() -> None:
     one = Run(model="a", found={q.id: [1, 2, 3, 4] for q in queries})
     other = Run(model="b", found={q.id: [1, 2, 3, 4] if i else [1, 7, 8, 9] for i, q in enumerate(queries)})
     outcome = compared(queries, one, [other], basis="unjudged", k=4, margin=0.01, gate=None, seed=0)
-    assert (outcome.verdict, outcome.primary_metric, outcome.metrics) == ("inconclusive", "overlap@4", [])
+    assert (outcome.verdict, outcome.verdicts, outcome.primary_metric) == ("inconclusive", {"b": "inconclusive"}, "overlap@4")
     assert outcome.overlap == pytest.approx((19 + 0.25) / 20)
+    (shared,) = outcome.metrics
+    assert (shared.metric, shared.model, shared.value, shared.difference) == ("overlap@4", "b", outcome.overlap, None)
+    assert shared.ci_low is not None
+    assert shared.ci_low < shared.value < 1 == shared.ci_high
     assert [(c.query.id, c.overlap, c.difference) for c in outcome.changes] == [("0", 0.25, None)]
     assert "not which model is better" in outcome.notes[0]
+
+
+def test_each_candidate_has_a_verdict_and_a_share_of_the_baselines_hits() -> None:
+    queries = [Query(id=str(i), text="x", relevant={1: 1}) for i in range(40)]
+    base = Run(model="a", found={q.id: [1, 2] for q in queries})
+    same = Run(model="same", found=base.found)
+    bad = Run(model="bad", found={q.id: [3, 2] for q in queries})
+    outcome = compared(queries, base, [bad, same], basis="judged", k=2, margin=0.01, gate=None, seed=0)
+    assert (outcome.verdict, outcome.verdicts) == ("equivalent", {"bad": "worse", "same": "equivalent"})
+    shares = {m.model: (m.value, m.ci_low, m.ci_high) for m in outcome.metrics if m.metric == "overlap@2"}
+    assert shares == {"bad": (0.5, 0.5, 0.5), "same": (1, 1, 1)}
+    nothing = Run(model="none", found={})
+    outcome = compared(queries, nothing, [Run(model="also", found={})], basis="judged", k=2, margin=0.01, gate=None, seed=0)
+    assert not [m for m in outcome.metrics if m.metric == "overlap@2"]
+    assert any("No model finds a single relevant document" in note for note in outcome.notes)
 
 
 def test_gate_fails_without_judgements() -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from qdrant_model_migration.domain.derived import check_datatype, same_derived
 from qdrant_model_migration.domain.linear_map import LinearMap
 from qdrant_model_migration.errors import Refused
-from qdrant_model_migration.operations.deriving import Deriver, check_datatype, same_derived
+from qdrant_model_migration.operations.deriving import Deriver
 
 SWAP = LinearMap(
     matrix=np.array([[0, 1, 0], [1, 0, 0]], dtype=np.float32), offset=np.zeros(3, dtype=np.float32), normalizes=False, kind="procrustes"

@@ -47,6 +47,8 @@ class Outcome:
     """The findings, still without texts and timings. `leading` is the candidate that verdict, overlap and changes are about."""
 
     verdict: Verdict
+    verdicts: dict[str, Verdict]
+    """Of every candidate, by its label."""
     leading: str
     primary_metric: str
     metrics: list[Metric]
@@ -111,17 +113,19 @@ def compared(
     notes: list[str] = _failures(queries, [baseline, *candidates])
     judged = [] if basis == "unjudged" else [q for q in queries if q.is_judged]
     overlaps = {run.model: [overlap(baseline.found.get(q.id, ()), run.found.get(q.id, ()), k) for q in queries] for run in candidates}
+    confidence = 1 - (1 - CONFIDENCE) / len(candidates)
+    shared = [metric for run in candidates for metric in _shared(run.model, overlaps[run.model], k, confidence, seed)]
     if not judged:
-        verdict: Verdict = "inconclusive"
         leading = candidates[0].model
         notes.insert(0, "The queries carry no judgements: this measures how much the results differ, not which model is better.")
         if gate is not None:
             notes.append(f"The gate on {gate_metric(gate, k)} fails: it needs queries with relevant documents.")
         return Outcome(
-            verdict=verdict,
+            verdict="inconclusive",
+            verdicts={run.model: "inconclusive" for run in candidates},
             leading=leading,
             primary_metric=f"overlap@{k}",
-            metrics=[],
+            metrics=shared,
             overlap=_mean(overlaps[leading]),
             changes=_changes(queries, None, overlaps[leading]),
             gate="not_required" if gate is None else "fail",
@@ -136,7 +140,6 @@ def compared(
     column = names.index(primary)
     base = measured(judged, baseline, names)
     metrics = [Metric(metric=name, model=baseline.model, value=float(base[:, i].mean())) for i, name in enumerate(names)]
-    confidence = 1 - (1 - CONFIDENCE) / len(candidates)
     verdicts: dict[str, Verdict] = {}
     differences: dict[str, NDArray[np.float64]] = {}
     gate_result: Literal["pass", "fail", "not_required"] = "not_required"
@@ -177,14 +180,28 @@ def compared(
     by_query = dict(zip((q.id for q in judged), differences[leading], strict=True))
     return Outcome(
         verdict=verdicts[leading],
+        verdicts=verdicts,
         leading=leading,
         primary_metric=primary,
-        metrics=metrics,
+        metrics=[*metrics, *shared],
         overlap=_mean(overlaps[leading]),
         changes=_changes(queries, by_query, overlaps[leading]),
         gate=gate_result,
         notes=notes,
     )
+
+
+def _shared(model: str, overlaps: Sequence[float | None], k: int, confidence: float, seed: int) -> list[Metric]:
+    """Share of the baseline's top k that a candidate finds, with the interval of the share itself; none where both found nothing.
+
+    Of vectors that are cut or mapped against those they come from this is the recall, whatever is judged.
+    """
+    mean = _mean(overlaps)
+    if mean is None:
+        return []
+    known = np.array([[one] for one in overlaps if one is not None])
+    low, high = intervals(known, seed=seed, confidence=confidence)[0]
+    return [Metric(metric=f"overlap@{k}", model=model, value=mean, ci_low=float(low), ci_high=float(high))]
 
 
 def fenced(text: str, limit: int = 120) -> str:

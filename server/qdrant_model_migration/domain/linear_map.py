@@ -1,9 +1,10 @@
 """Which linear map leads from the old model's vectors to the new model's, and what is it worth? Fitted on pairs, judged on others.
 
 Two kinds are fitted, both on centred pairs and in double precision: orthogonal Procrustes (Schoenemann, "A generalized solution of
-the orthogonal Procrustes problem", Psychometrika 31, 1966), a rotation and a scale that keep angles; and ridge regression (Hoerl and Kennard,
-"Ridge regression", Technometrics 12, 1970), which may also weigh directions. Mapping between the spaces of two embedding
-models instead of embedding anew is the idea of "Drift-Adapter" (2025): 95 to 99 % of the recall in its own paper, far less for other pairs of models, hence the measurement.
+the orthogonal Procrustes problem", Psychometrika 31, 1966), a rotation and a scale that keep angles; and ridge regression (Hoerl
+and Kennard, "Ridge regression", Technometrics 12, 1970), which may also weigh directions. Mapping between the spaces of two models
+instead of embedding anew is the idea of "Drift-Adapter" (2025): 95 to 99 % of the recall in its own paper, far less for other pairs of
+models, hence the measurement.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qdrant_model_migration.domain.comparison import intervals
+from qdrant_model_migration.domain.model import ModelSpec
 from qdrant_model_migration.domain.nearest import Rows, lengths, nearest, recalls
 from qdrant_model_migration.errors import Refused
 from qdrant_model_migration.results import DimensionQuality
@@ -46,6 +47,12 @@ def cut(rows: Rows, dimensions: int) -> tuple[Rows, NDArray[np.bool_]]:
         is_usable = (part > 0) & np.isfinite(whole) & np.isfinite(made).all(axis=1) & made.any(axis=1)
     made[~is_usable] = 0.0
     return made, is_usable
+
+
+def is_cut_of(candidate: ModelSpec, whole: ModelSpec) -> bool:
+    """Whether a model is another one asked for fewer dimensions: `provider:model@n` of the same provider and model."""
+    base = whole.name.removesuffix(f"@{whole.dimensions}")
+    return candidate.name == f"{base}@{candidate.dimensions}" and (candidate.dimensions or 0) < (whole.dimensions or 0)
 
 
 def dimensions_to_try(size: int) -> list[int]:

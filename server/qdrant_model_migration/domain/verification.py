@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -12,12 +12,10 @@ from typing import Any
 import numpy as np
 
 from qdrant_model_migration.domain.collection import FieldKind
+from qdrant_model_migration.domain.derived import same_derived
 from qdrant_model_migration.domain.migration import Recipe
 from qdrant_model_migration.domain.points import FLOAT_TOLERANCE, Payload, Point, PointId, payload_digest, tag, vector_problem
 from qdrant_model_migration.domain.texts import Texts
-
-DERIVED_TOLERANCE = {"float32": 1e-5, "float16": 2e-3}
-"""Largest difference of one number of a unit vector that single and half precision explain."""
 
 
 class Kind(StrEnum):
@@ -44,6 +42,8 @@ class Expectation:
     """Of the made field."""
     datatype: str = "float32"
     """As the target stores the made field."""
+    tolerance: float = 0.0
+    """By how much a number of a copied vector may differ: a server and the embedded database normalise differently in the last digit."""
 
     def is_due(self, source: Point) -> bool:
         """Whether the made field of this point should hold a vector."""
@@ -70,6 +70,11 @@ class Difference:
     why: str
 
     @property
+    def is_moved(self) -> bool:
+        """It lies under another shard key: an upsert under the right one would leave it there twice."""
+        return self.source is not None and self.target is not None and self.source.shard_key != self.target.shard_key
+
+    @property
     def seen(self) -> tuple[bytes | None, bytes | None]:
         """Equal for two looks that saw the same on both sides."""
         return _fingerprint(self.source), _fingerprint(self.target)
@@ -94,11 +99,14 @@ def judge(source: Point | None, target: Point | None, expected: Expectation) -> 
         return Difference(kind=Kind.MISSING, id=source.id, source=source, target=None, why="not in the target")
     if source is None:
         return Difference(kind=Kind.EXTRA, id=target.id, source=None, target=target, why="not in the source")
+    if source.shard_key != target.shard_key:
+        why = f"under shard key {target.shard_key!r} instead of {source.shard_key!r}"
+        return Difference(kind=Kind.CHANGED, id=source.id, source=source, target=target, why=why)
     if not same_payload(source.payload, target.payload):
         keys = sorted(k for k in source.payload.keys() | target.payload.keys() if _differs(source.payload, target.payload, k))
         return Difference(kind=Kind.CHANGED, id=source.id, source=source, target=target, why=f"payload differs in {', '.join(keys[:5])}")
     for old, new in expected.copied.items():
-        if not same_vector(source.vectors.get(old), target.vectors.get(new)):
+        if not same_vector(source.vectors.get(old), target.vectors.get(new), expected.tolerance):
             return Difference(kind=Kind.CHANGED, id=source.id, source=source, target=target, why=f"copied vector {new!r} differs")
     if expected.checks_made and expected.made is not None:
         problem = _made_problem(source, target, expected)
@@ -119,7 +127,7 @@ def _made_problem(source: Point, target: Point, expected: Expectation) -> str | 
         return problem
     if source.derived is None:
         return "a vector where none can be made"
-    if not same_derived(vector, source.derived, distance=expected.distance, datatype=expected.datatype):
+    if not all(same_derived([vector], [source.derived], distance=expected.distance, datatype=expected.datatype)):
         return "not what the recipe makes of the source's vector"
     return None
 
@@ -142,15 +150,6 @@ def made_vector_problem(vector: Any, made: Recipe | None) -> str | None:
     if not isinstance(vector, list) or not vector:
         return "no rows"
     return next((problem for row in vector if (problem := vector_problem(row, made.dimensions))), None)
-
-
-def same_derived(stored: Any, derived: Sequence[float], *, distance: str, datatype: str) -> bool:
-    """Whether a stored vector is the derived one, as far as its datatype keeps it. Under cosine Qdrant stores unit vectors."""
-    a, b = np.asarray(stored, dtype=np.float64), np.asarray(derived, dtype=np.float64)
-    if distance == "Cosine":
-        a, b = a / max(float(np.linalg.norm(a)), 1e-30), b / max(float(np.linalg.norm(b)), 1e-30)
-    scale = max(1.0, float(np.abs(b).max(initial=0.0)))
-    return bool(np.abs(a - b).max(initial=0.0) <= DERIVED_TOLERANCE.get(datatype, 1e-5) * scale)
 
 
 def is_accounted(source: Point, target: Point | None, expected: Expectation) -> bool:
@@ -178,9 +177,14 @@ def _same_json(a: Any, b: Any) -> bool:
     return math.isclose(a, b, rel_tol=FLOAT_TOLERANCE) if isinstance(a, float) else bool(a == b)
 
 
-def same_vector(a: Any, b: Any) -> bool:
-    """Equal dense, sparse (in any order of indices) or multivector values; absent equals absent."""
-    return bool(a == b) or _stored(a) == _stored(b)
+def same_vector(a: Any, b: Any, tolerance: float = 0.0) -> bool:
+    """Equal dense, sparse (in any order of indices) or multivector values, up to `tolerance` a number; absent equals absent."""
+    if a == b or _stored(a) == _stored(b):
+        return True
+    if not tolerance or not isinstance(a, list) or not isinstance(b, list):
+        return False
+    left, right = np.asarray(a, dtype=np.float32), np.asarray(b, dtype=np.float32)
+    return left.shape == right.shape and bool(np.allclose(left, right, rtol=0.0, atol=tolerance))
 
 
 def _stored(vector: Any) -> object:

@@ -123,6 +123,10 @@ class OperationContext:
 
         return await self._within_time(name, (name, connection, False), load)
 
+    async def awaited_model(self, name: str, connection: str | None = None) -> AnyEmbedder:
+        """As `any_model`, however long loading or a download takes: for work that outlives a call."""
+        return await self.catalogue.load_any(name, **await self._server(name, connection))
+
     async def _server(self, name: str, connection: str | None) -> _Server:
         """What `Catalogue.load_any` needs of a server; the connection is opened only for a model that is computed there."""
         resolved = await anyio.to_thread.run_sync(self.catalogue.resolve, name)

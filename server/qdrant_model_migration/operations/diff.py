@@ -12,6 +12,9 @@ from qdrant_model_migration.domain.verification import Difference, Expectation, 
 from qdrant_model_migration.operations.work import Work
 from qdrant_model_migration.qdrant.gateway import Gateway
 
+EMBEDDED_TOLERANCE = 1e-6
+"""Of normalised single-precision numbers: what one side keeps as it was sent, the other normalises once more."""
+
 
 async def expectation(work: Work, *, checks_made: bool) -> Expectation:
     """The recipes of the migration, with the points that are accounted for. A field that is filled later is not judged before."""
@@ -28,6 +31,7 @@ async def expectation(work: Work, *, checks_made: bool) -> Expectation:
         checks_made=(checks_made or is_derived) and work.makes_now,
         distance=(field.distance if field else None) or "Cosine",
         datatype=field.datatype if field else "float32",
+        tolerance=EMBEDDED_TOLERANCE if work.source.connection.is_embedded != work.target.connection.is_embedded else 0.0,
     )
 
 
@@ -60,7 +64,7 @@ async def look_again(work: Work, expected: Expectation, ids: Iterable[PointId]) 
         page = wanted[start : start + work.page]
         sources = await work.source.points.retrieve(work.migration.source.collection, page, vectors=work.read_fields)
         if expected.checks_made:
-            sources = {p.id: p for p in work.derived(list(sources.values()))}
+            sources = {p.id: p for p in await work.derived(list(sources.values()))}
         targets = await work.target.points.retrieve(work.migration.target.collection, page, vectors=_target_fields(expected))
         for point_id in page:
             source, target = sources.get(point_id), targets.get(point_id)
@@ -96,7 +100,7 @@ async def scan(work: Work, gateway: Gateway, collection: str, vectors: Sequence[
     offset: PointId | None = None
     while True:
         points, offset = await gateway.points.scroll(collection, offset=offset, limit=work.page, vectors=vectors)
-        for point in work.derived(points) if derives else points:
+        for point in await work.derived(points) if derives else points:
             yield point
         if offset is None:
             return

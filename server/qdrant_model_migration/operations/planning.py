@@ -12,10 +12,11 @@ from pydantic import BaseModel, ConfigDict
 from qdrant_model_migration.domain import quantization
 from qdrant_model_migration.domain.app_changes import app_changes
 from qdrant_model_migration.domain.collection import Collection, VectorField
+from qdrant_model_migration.domain.derived import check_datatype
 from qdrant_model_migration.domain.migration import Endpoint, Gate, Migration
 from qdrant_model_migration.domain.model import ModelKind, ModelSpec
 from qdrant_model_migration.domain.strategies import Strategy
-from qdrant_model_migration.domain.target import TargetPlan, default_field, name_problem, plan_target, target_name
+from qdrant_model_migration.domain.target import EMBEDDED_UNSTATED, TargetPlan, default_field, name_problem, plan_target, target_name
 from qdrant_model_migration.domain.texts import NoTexts, Texts, TextSource, text_statistics
 from qdrant_model_migration.domain.texts_file import TextsFile, coverage
 from qdrant_model_migration.errors import AlreadyExists, Refused, Unsupported
@@ -57,8 +58,13 @@ class Request(BaseModel):
     target_connection: str | None = None
 
     def digest(self, source: str) -> str:
-        """Of the resolved request: an alias and its collection ask for the same."""
-        fields = self.model_dump(mode="json") | {"collection": source}
+        """Of the resolved request: an alias and its collection ask for the same, and so do no connection and the default one."""
+        here = self.connection or "default"
+        fields = self.model_dump(mode="json") | {
+            "collection": source,
+            "connection": here,
+            "target_connection": self.target_connection or here,
+        }
         return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -144,10 +150,16 @@ def _migration(sides: Sides, request: Request, plan: TargetPlan, migration_id: s
         restore=plan.restore,
         on_cutover=plan.on_cutover,
         indexes=plan.indexes,
-        intended=plan.intended,
+        intended={**plan.intended, **_unstated(sides)},
         total_points=sides.source.points,
         is_filling=sides.is_in_place and sides.strategy.made is not None,
     )
+
+
+def _unstated(sides: Sides) -> dict[str, str]:
+    """What one side cannot say of itself when only the other one is a server."""
+    one, other = sides.source_gateway.connection, sides.target_gateway.connection
+    return EMBEDDED_UNSTATED if one.is_embedded != other.is_embedded else {}
 
 
 def _new_id(digest: str, migrations: list[Migration]) -> str:
@@ -235,7 +247,7 @@ async def _model(
         assert old is not None
         name = truncated_model(request.model, request.current_model, request.dimensions)
         spec = (await context.model(name)).spec
-        await check_truncation(context, sides.target_gateway.connection.name, sides.source, old, spec, request.current_model, match)
+        await check_truncation(context, sides.source_gateway.connection.name, sides.source, old, spec, request.current_model, match)
         return spec
     if not request.model:
         raise Refused(f"{NOTHING}: 'model' is missing. recommend_strategy without a model lists the usable ones.")
@@ -249,8 +261,8 @@ async def _model(
     if spec.kind is not strategy.model_kind:
         wanted = strategy.model_kind.value if strategy.model_kind else "no"
         raise Refused(f"{NOTHING}: strategy '{strategy.name}' needs a {wanted} model; {spec.name!r} is a {spec.kind.value} one.")
-    if strategy.made == "linear_map" and old is not None and old.datatype == "uint8":
-        raise Refused(f"{NOTHING}: the stored vectors are uint8, too coarse to be mapped.")
+    if strategy.made == "linear_map" and old is not None:
+        check_datatype(old.datatype)
     if request.on_long_text == "stop" and strategy.made == "embed" and await embedder.count_tokens(["text"]) is None:
         raise Unsupported(
             f"{NOTHING}: the tokens of {spec.name!r} cannot be counted here, so on_long_text='stop' could not be kept. Leave it out."

@@ -9,10 +9,10 @@ import anyio
 import numpy as np
 
 from qdrant_model_migration.domain.collection import Collection, FieldKind, VectorField
+from qdrant_model_migration.domain.derived import TOLERANCE
 from qdrant_model_migration.domain.nearest import Rows
 from qdrant_model_migration.domain.points import vector_problem
 from qdrant_model_migration.domain.truncation import FEWEST_ROWS, dimensions_to_try, quality_by_dimension
-from qdrant_model_migration.operations.deriving import TOLERANCE
 from qdrant_model_migration.operations.drawing import drawn_points
 from qdrant_model_migration.qdrant.gateway import Gateway
 from qdrant_model_migration.results import DimensionQuality

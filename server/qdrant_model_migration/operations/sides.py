@@ -9,15 +9,22 @@ from itertools import pairwise
 
 import anyio
 import numpy as np
+from numpy.typing import NDArray
 
 from qdrant_model_migration.domain.collection import Collection
-from qdrant_model_migration.domain.metrics import Run, overlap
+from qdrant_model_migration.domain.comparison_sides import PREFETCH, How
+from qdrant_model_migration.domain.metrics import Query, Run, overlap
+from qdrant_model_migration.domain.model import Side
 from qdrant_model_migration.domain.points import PointId
 from qdrant_model_migration.domain.texts import Texts
-from qdrant_model_migration.embedders.base import Embedder
+from qdrant_model_migration.embedders.base import AnyEmbedder, is_dense
+from qdrant_model_migration.embedders.retrying import embed_resilient
+from qdrant_model_migration.embedders.server_side import is_server_side
 from qdrant_model_migration.errors import MigrationError
-from qdrant_model_migration.operations.scratch import Report, say
+from qdrant_model_migration.operations.scratch import Report, embedded_queries, say
 from qdrant_model_migration.qdrant.gateway import Gateway
+from qdrant_model_migration.qdrant.points import Found
+from qdrant_model_migration.qdrant.points import Query as Searched
 from qdrant_model_migration.results import Latency
 
 _TIMED = 200
@@ -25,37 +32,111 @@ _TIMED = 200
 _WARM_UP = 5
 _AT_ONCE = 4
 _GOOD_INDEX = 0.95
+_WINDOW = 256
+"""Sparse and multivector queries between two reports."""
+
+
+Vector = Searched | NDArray[np.float32]
+"""A query to one field; multivectors stay arrays until they are sent, a tenth of the memory of lists."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Field:
+    """A vector field, and the model that makes the queries to it."""
+
+    name: str
+    embedder: AnyEmbedder
 
 
 @dataclass(frozen=True, kw_only=True)
 class SearchedSide:
-    """One side of a comparison of two collections."""
+    """One side of a comparison: where it is searched, and how."""
 
     label: str
-    embedder: Embedder
     gateway: Gateway
     collection: Collection
-    field: str
+    dense: Field
+    how: How = "dense"
+    added: Field | None = None
+    """What a dense search is fused with, or reranked by."""
+
+    @property
+    def fields(self) -> list[Field]:
+        return [self.dense] if self.added is None else [self.dense, self.added]
+
+    async def search(self, vectors: Sequence[Vector], *, limit: int, exact: bool) -> list[Found]:
+        """The best points, without payloads; `vectors` are the query's, one for each of `fields`."""
+        points, name = self.gateway.points, self.collection.name
+        asked: list[Searched] = [v.tolist() if isinstance(v, np.ndarray) else v for v in vectors]
+        if self.added is None:
+            return await points.search(name, asked[0], using=self.dense.name, limit=limit, exact=exact, payload=False)
+        # Strict mode bounds what a prefetch may ask for, too.
+        depth = max(limit, min(PREFETCH, self.collection.page_limit or PREFETCH))
+        if self.how == "hybrid":
+            return await points.hybrid(
+                name,
+                *asked,
+                using=self.dense.name,
+                sparse_using=self.added.name,
+                depth=depth,
+                limit=limit,
+                exact=exact,
+                payload=False,
+            )
+        return await points.rerank(
+            name, *asked, using=self.dense.name, tokens_using=self.added.name, depth=depth, limit=limit, exact=exact, payload=False
+        )
 
 
-async def search_exactly(side: SearchedSide, vectors: Mapping[str, list[float]], limit: int, progress: Report | None) -> Run:
+Questions = Mapping[str, Sequence[Vector]]
+"""By query id: a vector for each field of the side. A query that a model refuses is absent."""
+
+
+async def questions(sides: Sequence[SearchedSide], queries: Sequence[Query], progress: Report | None) -> list[Questions]:
+    """The queries as each side asks them; a model that several sides share embeds once."""
+    made: dict[int, dict[str, Vector]] = {}
+    for field in (field for side in sides for field in side.fields):
+        if id(field.embedder) not in made:
+            made[id(field.embedder)] = await _asked(field.embedder, queries, progress)
+    found: list[Questions] = []
+    for side in sides:
+        parts = [made[id(field.embedder)] for field in side.fields]
+        found.append({q.id: [part[q.id] for part in parts] for q in queries if all(q.id in part for part in parts)})
+    return found
+
+
+async def _asked(embedder: AnyEmbedder, queries: Sequence[Query], progress: Report | None) -> dict[str, Vector]:
+    if is_server_side(embedder):
+        # The server weighs a query otherwise than a document, and shows only some of what it makes of it: the text itself is sent.
+        return {q.id: embedder.placeholder(q.text, Side.QUERY) for q in queries}
+    name = embedder.spec.name
+    if is_dense(embedder):
+        return dict(await embedded_queries(embedder, name, queries, progress))
+    found: dict[str, Vector] = {}
+    for start in range(0, len(queries), _WINDOW):
+        part = queries[start : start + _WINDOW]
+        rows, _ = await embed_resilient(embedder, [q.text for q in part], Side.QUERY, should_stop=lambda: False)
+        found |= {q.id: row for q, row in zip(part, rows, strict=True) if row is not None}
+        await say(progress, f"embedding queries with {name}", len(queries), start + len(part))
+    return found
+
+
+async def search_exactly(side: SearchedSide, asked: Questions, limit: int, progress: Report | None) -> Run:
     """The nearest points of each query, whatever the index; the first fault ends it."""
     found: dict[str, tuple[PointId, ...]] = {}
     errors: list[MigrationError] = []
     ties = 0
-    pending = iter(vectors.items())
+    pending = iter(asked.items())
 
     async def work(scope: anyio.CancelScope) -> None:
         nonlocal ties
         try:
-            for query, vector in pending:
-                hits = await side.gateway.points.search(
-                    side.collection.name, vector, using=side.field, limit=limit, exact=True, payload=False
-                )
+            for query, vectors in pending:
+                hits = await side.search(vectors, limit=limit, exact=True)
                 found[query] = tuple(hit.id for hit in hits)
                 ties += any(a.score == b.score for a, b in pairwise(hits))
-                if len(found) % 50 == 0 or len(found) == len(vectors):
-                    await say(progress, f"searching {side.collection.name}", len(vectors), len(found))
+                if len(found) % 50 == 0 or len(found) == len(asked):
+                    await say(progress, f"searching {side.collection.name}", len(asked), len(found))
         except MigrationError as error:
             # Raised outside: a task group would wrap it. A driver that was stopped says so through `progress`.
             errors.append(error)
@@ -71,7 +152,7 @@ async def search_exactly(side: SearchedSide, vectors: Mapping[str, list[float]],
 
 async def measure_index(
     sides: Sequence[SearchedSide],
-    vectors: Sequence[Mapping[str, list[float]]],
+    asked: Sequence[Questions],
     runs: Sequence[Run],
     ids: Sequence[str],
     k: int,
@@ -82,15 +163,14 @@ async def measure_index(
     times: dict[str, list[float]] = {side.label: [] for side in sides}
     shares: dict[str, list[float]] = {side.label: [] for side in sides}
     for number, query in enumerate([*timed[:_WARM_UP], *timed]):
-        for side, rows, run in zip(sides, vectors, runs, strict=True):
+        for side, rows, run in zip(sides, asked, runs, strict=True):
             begun = time.perf_counter()
-            hits = await side.gateway.points.search(
-                side.collection.name, rows[query], using=side.field, limit=k, exact=False, payload=False
-            )
+            hits = await side.search(rows[query], limit=k, exact=False)
             spent = time.perf_counter() - begun
             if number >= min(_WARM_UP, len(timed)):
                 times[side.label].append(spent * 1000)
-                share = overlap(run.found[query], [hit.id for hit in hits], k)
+                # Fused hits tie at every other rank, and a tie would look like a miss; the dense index is measured by the other side.
+                share = None if side.how == "hybrid" else overlap(run.found[query], [hit.id for hit in hits], k)
                 shares[side.label] += [] if share is None else [share]
         if number % 25 == 0:
             await say(progress, "timing the indexes", len(timed), min(number, len(timed)))
@@ -106,12 +186,12 @@ async def measure_index(
             )
         if recalls.get(side.label, 1.0) < _GOOD_INDEX:
             notes.append(
-                f"The index of {side.collection.name!r} finds {recalls[side.label]:.1%} of the exact top {k}. Metrics and verdict rest on exact search; "
+                f"The index of {side.collection.name!r} finds {recalls[side.label]:.1%} of the exact top {k} of {side.label!r}. Metrics and verdict rest on exact search; "
                 "users would see less until hnsw_ef, m or the quantization's rescoring is raised."
             )
     if any(side.gateway.connection.is_embedded for side in sides):
         notes.append("The embedded database has no index: it always searches exactly, and its latency says nothing about a server.")
-    return latencies, recalls, notes
+    return latencies, recalls, list(dict.fromkeys(notes))
 
 
 async def texts_of(side: SearchedSide, points: Sequence[PointId], text: Texts) -> dict[PointId, str]:

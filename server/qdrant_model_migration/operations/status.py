@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 
 import anyio
 
+from qdrant_model_migration.domain.comparison_sides import refusal
 from qdrant_model_migration.domain.migration import Lease, Migration, Phase
 from qdrant_model_migration.operations.context import OperationContext
 from qdrant_model_migration.operations.finding import find_migration, listed, migrations_everywhere
@@ -137,7 +138,7 @@ def worker_of(lease: Lease) -> Worker:
 
 
 def _summary(migration: Migration, worker: Worker, progress: Progress, *, is_paused: bool) -> str:
-    head = f"Migration {migration.id} ({migration.source.collection} -> {migration.target.collection}): {migration.phase.value}"
+    head = f"Migration {migration.id} ({migration.route}): {migration.phase.value}"
     if migration.error:
         return f"{head}, stopped by an error: {migration.error}"
     if is_paused:
@@ -172,6 +173,8 @@ def undo_of(migration: Migration) -> str:
     if migration.is_in_place and migration.is_open:
         what = "restores the quantization as it was" if migration.made is None else f"removes the vector {migration.making.field!r}"
         return f"finish_migration with action='discard_new' {what}; nothing else of the collection was changed."
+    if migration.is_across_servers and migration.phase is Phase.CUT_OVER:
+        return f"swap_alias with direction='back' removes the alias again; the app connects to {migration.source.connection!r} as before."
     return _UNDO[migration.phase]
 
 
@@ -212,9 +215,8 @@ def _next_step(migration: Migration, answer: StatusResult) -> tuple[NextStep | N
 
 
 def is_comparable(migration: Migration) -> bool:
-    """Whether old and new model can be compared now: the old one is known, and the new vectors are there."""
-    is_known = migration.source_match is not None and migration.source_match.is_match
-    return is_known and migration.made is not None and not migration.is_fill_due
+    """Whether what was searched before and what is new can be compared now."""
+    return refusal(migration) is None
 
 
 def after_verification(migration: Migration) -> NextStep:

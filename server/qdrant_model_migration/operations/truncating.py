@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import anyio
+
 from qdrant_model_migration.domain.collection import Collection, VectorField
+from qdrant_model_migration.domain.derived import check_datatype
 from qdrant_model_migration.domain.model import ModelName, ModelSpec
 from qdrant_model_migration.domain.observations import is_matryoshka
 from qdrant_model_migration.errors import Refused
@@ -44,15 +47,14 @@ async def check_truncation(
     current: str | None,
     match: SourceMatch | None,
 ) -> None:
-    """Refuse a cut that nothing speaks for.
+    """Refuse a cut that nothing speaks for; a comparison that does is kept on the source's `connection`, where it was made.
 
     Raises:
         Refused: not fewer dimensions, vectors of another model, stored as bytes, or neither a Matryoshka model nor a comparison that passed.
     """
     if field.size is not None and (spec.dimensions or 0) >= field.size:
         raise Refused(f"{NOTHING}: {spec.dimensions} dimensions are not fewer than the {field.size} stored.")
-    if field.datatype == "uint8":
-        raise Refused(f"{NOTHING}: the vectors are stored as bytes (uint8), which cannot be rescaled after the cut.")
+    check_datatype(field.datatype)
     if match is not None and not match.is_match:
         raise Refused(
             f"{NOTHING}: the stored vectors could not be shown to be those of {match.model!r} on {match.text_field!r} "
@@ -60,7 +62,9 @@ async def check_truncation(
         )
     if is_matryoshka(spec.name):
         return
-    evidence = await (await context.ledger(connection)).evidence(source.name, current or "", spec.name)
+    # Comparisons keep it under the names of the loaded models, beside the collection that they sampled.
+    baseline = str(await anyio.to_thread.run_sync(context.catalogue.resolve, current or ""))
+    evidence = await (await context.ledger(connection)).evidence(source.name, baseline, spec.name)
     if evidence is not None and evidence.verdict in ("better", "equivalent"):
         return
     found = (

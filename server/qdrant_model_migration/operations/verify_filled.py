@@ -54,11 +54,12 @@ async def verify_filled(work: Work, *, provenance_sample: int, may_fill: bool) -
     work.progress.stage = "waiting for the index"
     is_ready = await is_index_ready(work, target)
     diff = planned_differences(migration, target)
+    unplanned = [d.path for d in diff if not d.is_intended]
     problems = {
         f"{found.missing:,} points lack the vector {made.field if made else ''!r} although they have a text": found.missing,
         f"{found.bad} points with a bad vector": found.bad,
         f"{checked.wrong} of {checked.sampled} sampled vectors do not come from the stated model": checked.wrong,
-        f"configuration differs in {', '.join(d.path for d in diff[:5])}": len(diff),
+        f"configuration differs in {', '.join(unplanned[:5])}": len(unplanned),
         "the index is still being built": not is_ready,
     }
     return Verification(

@@ -44,7 +44,7 @@ async def make_points(work: Work, sources: Sequence[Point], *, is_stopping: Call
     values: dict[int, Any] = {}
     left_out: set[int] = set()
     if recipe is not None and recipe.is_derived:
-        values = _derive(work, sources, made)
+        values = await _derive(work, sources, made)
     elif recipe is not None and work.makes_now:
         values, without = await embed_texts(work, sources, made, is_stopping=is_stopping)
         if work.migration.on_missing_text == "skip" and recipe.stage == "insert":
@@ -59,11 +59,11 @@ async def make_points(work: Work, sources: Sequence[Point], *, is_stopping: Call
     return made
 
 
-def _derive(work: Work, sources: Sequence[Point], made: Made) -> dict[int, Any]:
+async def _derive(work: Work, sources: Sequence[Point], made: Made) -> dict[int, Any]:
     """Vectors made of the points' own ones, by position."""
     field = work.migration.making.source_field or ""
     values: dict[int, Any] = {}
-    for i, point in enumerate(work.derived(sources)):
+    for i, point in enumerate(await work.derived(sources)):
         if point.derived is not None:
             values[i] = point.derived
         elif point.vectors.get(field) is not None:

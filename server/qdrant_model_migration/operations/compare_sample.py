@@ -1,0 +1,175 @@
+"""Which model finds best on a sample of this collection, before anything is migrated? Candidates against a baseline, in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import anyio
+
+from qdrant_model_migration.domain.collection import Collection
+from qdrant_model_migration.domain.comparison import check_arguments, compared
+from qdrant_model_migration.domain.metrics import Run, depth
+from qdrant_model_migration.domain.migration import Evidence, Gate
+from qdrant_model_migration.domain.model import ModelKind
+from qdrant_model_migration.domain.queries import GENERATED, known_items
+from qdrant_model_migration.domain.texts import TextSource, text_statistics
+from qdrant_model_migration.domain.truncation import is_cut_of
+from qdrant_model_migration.embedders.base import Embedder, is_dense
+from qdrant_model_migration.errors import MigrationError, Refused
+from qdrant_model_migration.operations.compare_answer import comparison_of, distinct
+from qdrant_model_migration.operations.context import OperationContext, now
+from qdrant_model_migration.operations.queries import read_queries, sampled, with_points
+from qdrant_model_migration.operations.scratch import Report, run_on_sample
+from qdrant_model_migration.qdrant.gateway import Gateway
+from qdrant_model_migration.results import Comparison
+
+MAX_MODELS = 6
+MAX_SAMPLE = 20_000
+_STRATEGY = {ModelKind.SPARSE: "add_sparse", ModelKind.MULTIVECTOR: "add_multivector"}
+
+
+async def compare_on_sample(
+    context: OperationContext,
+    *,
+    collection: str,
+    models: Sequence[str],
+    connection: str | None = None,
+    text_field: str | None = None,
+    queries: Sequence[object] | None = None,
+    queries_file: str | None = None,
+    qrels_file: str | None = None,
+    id_field: str | None = None,
+    sample_size: int = 1000,
+    k: int = 10,
+    margin: float = 0.01,
+    gate: Gate | None = None,
+    seed: int = 0,
+    progress: Report | None = None,
+) -> Comparison:
+    """Candidates against the first model, on a sample embedded into memory. No collection is written.
+
+    Where a candidate is the baseline's model with its vectors cut (`model@256`), what was found is kept in the ledger as evidence for
+    'truncate' (docs/decisions/0008); not in read-only mode.
+
+    Judged documents are always in the sample. Without `text_field` the likeliest field is taken, and named in the notes.
+
+    Raises:
+        Refused: an argument cannot be used, or no sampled point has a text.
+        MigrationError: Qdrant or a model failed.
+    """
+    check_arguments(k, margin)
+    limit = depth(k, gate)
+    if not 2 <= len(models) <= MAX_MODELS:
+        raise Refused(f"Nothing was compared: 'models' names {len(models)}; give 2 to {MAX_MODELS}, the baseline first.")
+    if not 1 <= sample_size <= MAX_SAMPLE:
+        raise Refused(f"Nothing was compared: sample_size is {sample_size}; it must be between 1 and {MAX_SAMPLE:,}.")
+    raw, notes, origin = await read_queries(context.settings, queries, queries_file, qrels_file)
+    gateway = await context.gateway(connection)
+    name, _ = await gateway.resolve(collection)
+    for one in {name, collection}:
+        context.settings.check_collection_allowed(one)
+    described = await gateway.describe(name)
+    if not described.points:
+        raise Refused(f"Nothing was compared: collection {name!r} is empty.")
+    if text_field is None:
+        text_field = await _likeliest_text_field(gateway, described)
+        notes.append(f"The texts are those of {text_field!r}.")
+    text = TextSource.parse(text_field)
+    # All of them before the first is used: an unusable one is told at once, not after minutes of embedding.
+    embedders = [await _dense(context, model, name, connection) for model in models]
+    labels = distinct([embedder.spec.name for embedder in embedders])
+    chosen = None if raw is None else await with_points(gateway, described, raw, origin, id_field)
+    required = list(dict.fromkeys(p for q in chosen.queries for p in q.relevant)) if chosen else []
+    if len(required) > MAX_SAMPLE:
+        raise Refused(f"Nothing was compared: {len(required):,} documents are judged, and a sample holds at most {MAX_SAMPLE:,}.")
+    documents, left_out = await sampled(gateway, described, text, max(sample_size, len(required)), seed, required)
+    if chosen is None:
+        chosen = await anyio.to_thread.run_sync(known_items, documents, GENERATED, seed)
+    notes += left_out
+    if len(documents) < described.points:
+        notes.append(f"Measured on {len(documents):,} of {described.points:,} points: among all of them every model finds less.")
+    runs: list[Run] = []
+    for label, embedder in zip(labels, embedders, strict=True):
+        run, about = await run_on_sample(embedder, label, documents, chosen.queries, limit, progress)
+        runs.append(run)
+        notes += about
+    final = chosen
+    outcome = await anyio.to_thread.run_sync(
+        lambda: compared(final.queries, runs[0], runs[1:], basis=final.basis, k=k, margin=margin, gate=gate, seed=seed)
+    )
+    texts = {document.id: document.text for document in documents}
+    found = comparison_of(
+        outcome, chosen, runs, texts=dict.fromkeys(labels, texts), k=k, margin=margin, documents=len(documents), notes=notes
+    )
+    kept = await _keep_evidence(context, connection, name, embedders, labels, found)
+    return found.model_copy(update={"notes": [*found.notes, *kept]})
+
+
+async def _dense(context: OperationContext, model: str, collection: str, connection: str | None) -> Embedder:
+    """A model that can be compared in memory.
+
+    Raises:
+        Refused: a sparse or multivector model, with the way to measure it.
+    """
+    resolved = await anyio.to_thread.run_sync(context.catalogue.resolve, model)
+    kind = await anyio.to_thread.run_sync(context.catalogue.kind, resolved)
+    if kind is ModelKind.DENSE:
+        loaded = await context.awaited_model(model, connection)
+        if is_dense(loaded):
+            return loaded
+        kind = loaded.spec.kind
+    raise Refused(
+        f"Nothing was compared: {str(resolved)!r} is a {kind.value} model, which is searched together with dense vectors, by the server. Add it with "
+        f"create_target(collection={collection!r}, strategy={_STRATEGY[kind]!r}, model={str(resolved)!r}, current_model=...); "
+        "compare_models(migration_id=...) then measures dense search alone against both, before any reader changes."
+    )
+
+
+async def _keep_evidence(
+    context: OperationContext,
+    connection: str | None,
+    collection: str,
+    embedders: Sequence[Embedder],
+    labels: Sequence[str],
+    found: Comparison,
+) -> list[str]:
+    """Record what was found about the baseline's own vectors cut; returns notes."""
+    baseline = embedders[0].spec
+    cuts = [(e.spec, label) for e, label in zip(embedders[1:], labels[1:], strict=True) if is_cut_of(e.spec, baseline)]
+    if not cuts or context.settings.is_read_only:
+        return []
+    names = ", ".join(repr(spec.name) for spec, _ in cuts)
+    try:
+        ledger = await context.ledger(connection)
+        await ledger.create()
+        for spec, label in cuts:
+            evidence = Evidence(
+                baseline=baseline.name, candidate=spec.name, verdict=found.verdicts[label], text=_told(found, label), at=found.at or now()
+            )
+            await ledger.save_evidence(collection, evidence)
+    except MigrationError as error:
+        # A key that may only read, a server without conditional writes, a ledger's name that is taken: the comparison itself stands.
+        return [f"What was found about {names} could not be kept for strategy 'truncate': {error}"]
+    return [f"Kept as evidence for strategy 'truncate' in {context.settings.ledger!r}: {names}."]
+
+
+def _told(found: Comparison, label: str) -> str:
+    """One candidate's numbers in one line, for whoever asks later whether its vectors may be cut."""
+    values = {m.metric: m for m in found.metrics if m.model == label}
+    parts = []
+    primary, shared = values.get(found.primary_metric), values.get(f"overlap@{found.k}")
+    if primary is not None and primary.difference is not None:
+        parts.append(
+            f"{primary.metric} {primary.value:.3f} ({primary.difference:+.3f}, interval {primary.ci_low:+.3f} to {primary.ci_high:+.3f}, margin {found.margin:g})"
+        )
+    if shared is not None:
+        parts.append(f"{shared.metric} {shared.value:.3f} ({shared.ci_low:.3f} to {shared.ci_high:.3f})")
+    return f"{', '.join(parts) or 'nothing was found'} on {found.queries} queries ({found.query_source}) and {found.documents:,} documents"
+
+
+async def _likeliest_text_field(gateway: Gateway, collection: Collection) -> str:
+    points, _ = await gateway.points.scroll(collection.name, offset=None, limit=min(64, collection.page_limit or 64))
+    fields = text_statistics(point.payload for point in points)
+    if not fields:
+        raise Refused(f"Nothing was compared: no payload field of {collection.name!r} holds texts, so there is nothing to embed.")
+    return fields[0].field
