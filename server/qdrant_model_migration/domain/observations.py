@@ -25,7 +25,6 @@ class Goal(StrEnum):
 
 
 STRATEGIES = tuple(STRATEGY)
-IMPLEMENTED = frozenset({"new_collection"})
 
 
 @dataclass(frozen=True, kw_only=True)

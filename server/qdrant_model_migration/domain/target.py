@@ -20,6 +20,17 @@ MAX_NAME_BYTES = 255
 """Of a collection: Qdrant's limit in characters, and a file system's in bytes."""
 _FORBIDDEN = frozenset('<>:"/\\|?*')
 """Qdrant's own list. The embedded database checks nothing and makes folders of names."""
+EMBEDDED_UNSTATED = {
+    **dict.fromkeys(
+        ("hnsw_config", "optimizer_config", "wal_config", "strict_mode_config"), "the embedded database has no index and no optimizers"
+    ),
+    **dict.fromkeys(
+        ("params.on_disk_payload", "params.replication_factor", "params.shard_number", "params.write_consistency_factor"),
+        "the embedded database has no such setting",
+    ),
+    "payload_indexes": "the embedded database has no payload indexes",
+}
+"""Settings that a collection cannot have in common with one in the embedded database, with the reason."""
 
 
 class TargetPlan(BaseModel):
@@ -184,6 +195,8 @@ def _clone(source: Collection, *, without: str | None) -> tuple[Json, dict[str, 
             create[key] = config[key]
     # Index building would compete with the load; the threshold is restored when the ranges are done.
     create["optimizers_config"] = {**dict(config.get("optimizer_config") or {}), "indexing_threshold": 0}
+    if source.shard_key_config:
+        create["shard_keys"] = list(source.shard_key_config)
     after = {key: params[key] for key in _UPDATED_PARAMS if params.get(key) is not None}
     if after:
         create["params_after"] = after
@@ -244,7 +257,11 @@ def planned_differences(migration: Migration, found: Collection) -> list[ConfigD
         held = there[name].config if name in there else {}
         for key, wanted in field.config.items():
             if not _holds(held.get(key), wanted):
-                differences.append(ConfigDifference(path=f"params.{_kind(field)}.{name}.{key}", source=wanted, target=held.get(key)))
+                path = f"params.{_kind(field)}.{name}.{key}"
+                note = migration.intended.get(path)
+                differences.append(
+                    ConfigDifference(path=path, source=wanted, target=held.get(key), is_intended=note is not None, note=note)
+                )
     return differences
 
 

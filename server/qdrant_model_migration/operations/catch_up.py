@@ -54,10 +54,12 @@ async def settle(work: Work, expected: Expectation, found: Sequence[Difference],
     repaired.left += len(found) - len(sure)
     missing = [d for d in sure if d.kind is Kind.MISSING]
     await insert_missing(work, missing)
-    rewritten = [d for d in sure if d.kind in (Kind.CHANGED, Kind.BAD_VECTOR)]
+    rewritten = [d for d in sure if d.kind in (Kind.CHANGED, Kind.BAD_VECTOR) and not d.is_moved]
     await rewrite(work, rewritten)
     extra = [d for d in sure if d.kind is Kind.EXTRA]
     await delete_extra(work, extra)
+    # Deleted under the key where it lies; the next pass finds it missing, and inserts it under its own.
+    await _delete(work, [d for d in sure if d.is_moved])
     repaired.missing += len(missing)
     repaired.changed += sum(d.kind is Kind.CHANGED for d in sure)
     repaired.bad_vectors += sum(d.kind is Kind.BAD_VECTOR for d in sure)
@@ -93,7 +95,9 @@ async def _remove_if_deleted(work: Work, written: Sequence[Point]) -> None:
     for point in written:
         if point.id not in still:
             work.check()
-            await work.target.points.delete_if(work.migration.target.collection, point.id, observed=point.payload)
+            await work.target.points.delete_if(
+                work.migration.target.collection, point.id, observed=point.payload, shard_key=point.shard_key
+            )
 
 
 async def rewrite(work: Work, found: Sequence[Difference], still_due: StillDue | None = None, *, follows_deletes: bool = True) -> None:
@@ -151,8 +155,7 @@ async def rewrite(work: Work, found: Sequence[Difference], still_due: StillDue |
     for difference in found:
         if difference.target is not None and tag(difference.id) not in ready and difference.id in due:
             # It lost its text, and the policy is to skip such points.
-            work.check()
-            await work.target.points.delete_if(work.migration.target.collection, difference.id, observed=difference.target.payload)
+            await _delete(work, [difference])
 
 
 async def _held(work: Work, found: Sequence[Difference], field: str | None) -> dict[PointId, Point]:
@@ -164,7 +167,14 @@ async def _held(work: Work, found: Sequence[Difference], field: str | None) -> d
 async def delete_extra(work: Work, found: Sequence[Difference]) -> None:
     """Delete what the source no longer holds; a point that came back meanwhile is found as missing by the next pass."""
     back = await work.source.points.existing(work.migration.source.collection, [d.id for d in found])
-    for difference in found:
-        if difference.target is not None and difference.id not in back:
+    await _delete(work, [d for d in found if d.id not in back])
+
+
+async def _delete(work: Work, found: Sequence[Difference]) -> None:
+    """Delete points of the target that are still as they were seen."""
+    for target in (d.target for d in found):
+        if target is not None:
             work.check()
-            await work.target.points.delete_if(work.migration.target.collection, difference.id, observed=difference.target.payload)
+            await work.target.points.delete_if(
+                work.migration.target.collection, target.id, observed=target.payload, shard_key=target.shard_key
+            )

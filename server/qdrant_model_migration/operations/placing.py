@@ -46,6 +46,7 @@ async def _create(gateway: Gateway, migration: Migration, source: Collection, ma
         # Ours from before a crash or a lost answer, or somebody else's.
         if not await _is_ours(gateway, migration):
             raise
+        await gateway.create_shard_keys(target, migration.create.get("shard_keys") or ())
     for field, index in migration.indexes.items():
         await gateway.create_payload_index(target, field, index)
     return config_differences(source, await gateway.describe(target), {**migration.intended, **LOADING})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from contextlib import suppress
 
 import anyio
@@ -282,13 +282,13 @@ class Gateway:
             )
         return found
 
-    async def delete_collection(self, name: str) -> None:
-        """Delete a collection. Its aliases would vanish with it, so it is refused while one points there.
+    async def delete_collection(self, name: str, *, with_aliases: Container[str] = ()) -> None:
+        """Delete a collection. Its aliases vanish with it, so it is refused while another than `with_aliases` points there.
 
         Raises:
             RequestRejected: an alias points to it, or Qdrant says it deleted nothing.
         """
-        pointing = [alias for alias, collection in (await self.aliases()).items() if collection == name]
+        pointing = [alias for alias, collection in (await self.aliases()).items() if collection == name and alias not in with_aliases]
         if pointing:
             raise RequestRejected(f"Collection {name!r} was not deleted: alias {', '.join(map(repr, pointing))} points to it.")
         if not await self.exists(name):
