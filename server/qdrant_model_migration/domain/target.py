@@ -257,7 +257,11 @@ def planned_differences(migration: Migration, found: Collection) -> list[ConfigD
         held = there[name].config if name in there else {}
         for key, wanted in field.config.items():
             if not _holds(held.get(key), wanted):
-                differences.append(ConfigDifference(path=f"params.{_kind(field)}.{name}.{key}", source=wanted, target=held.get(key)))
+                path = f"params.{_kind(field)}.{name}.{key}"
+                note = migration.intended.get(path)
+                differences.append(
+                    ConfigDifference(path=path, source=wanted, target=held.get(key), is_intended=note is not None, note=note)
+                )
     return differences
 
 

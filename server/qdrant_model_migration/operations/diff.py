@@ -26,7 +26,7 @@ async def expectation(work: Work, *, checks_made: bool) -> Expectation:
         texts=work.texts,
         made=work.made if work.makes_now else None,
         copied=work.copied,
-        skips_textless=migration.on_missing_text == "skip" and work.makes_now,
+        skips_textless=migration.on_missing_text == "skip" and work.made is not None and work.made.stage == "insert",
         accounted={f.point_id: f.is_stored for f in await work.ledger.failed(work.id)},
         checks_made=(checks_made or is_derived) and work.makes_now,
         distance=(field.distance if field else None) or "Cosine",

@@ -184,7 +184,7 @@ def _next_step(migration: Migration, answer: StatusResult) -> tuple[NextStep | N
     phase = migration.phase
     if answer.is_paused and phase in (Phase.TARGET_CREATED, Phase.BACKFILLING, Phase.BACKFILLED):
         return None, None
-    if phase is Phase.BACKFILLING or answer.is_filling:
+    if phase is Phase.BACKFILLING or answer.is_filling or (migration.error and phase is Phase.CUT_OVER and migration.is_filling):
         if migration.error or (answer.worker.state != "running" and not is_starting(answer)):
             return NextStep(tool="start_backfill", arguments=me, why="take the work up where it was left; nothing is lost"), None
         eta = answer.progress.eta_seconds or 0
@@ -234,6 +234,5 @@ def after_verification(migration: Migration) -> NextStep:
 
 
 def _is_unverified_fill(migration: Migration) -> bool:
-    """Whether the last verification was made before the new field was filled."""
-    verification, filled = migration.verification, migration.filled
-    return filled is not None and (verification is None or (verification.coverage or 0.0) < filled.share - 0.001)
+    """Whether nothing proved the new field complete since its filling began."""
+    return migration.filled is not None and (migration.verification is None or not migration.verification.is_complete)

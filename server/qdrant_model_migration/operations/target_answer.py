@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import BaseModel
 
 from qdrant_model_migration.domain.app_changes import dual_write_snippet
-from qdrant_model_migration.domain.collection import fields_of
+from qdrant_model_migration.domain.collection import FieldKind, fields_of
 from qdrant_model_migration.domain.migration import Migration, Phase, Recipe
 from qdrant_model_migration.domain.query_changes import query_snippet
 from qdrant_model_migration.operations.context import OperationContext
@@ -93,6 +93,12 @@ async def answer(
     unplanned = [d for d in diff or [] if not d.is_intended]
     if unplanned:
         warnings.append(f"The server did not take {len(unplanned)} setting(s) of the source: {', '.join(d.path for d in unplanned[:8])}.")
+    in_rows = {f.name for f in fields if f.kind is not FieldKind.SPARSE}
+    if gateway.connection.is_embedded and "" in in_rows and len(in_rows) > 1:
+        warnings.append(
+            f"In {target!r} a named vector stands beside the unnamed one, and there the embedded database refuses points that are written with a bare list: from the swap on "
+            "the app writes vector={'': [...]}. Queries stay as they are."
+        )
     if migration.model is not None and migration.model.note:
         warnings.append(migration.model.note)
     if migration.fitted is not None:

@@ -28,7 +28,7 @@ async def verify(work: Work, *, provenance_sample: int, may_catch_up: bool = Tru
     then still differs is counted.
     """
     if work.migration.serves_while_filled:
-        return await verify_filled(work, provenance_sample=provenance_sample)
+        return await verify_filled(work, provenance_sample=provenance_sample, may_fill=may_catch_up)
     work.progress.stage = "verifying"
     work.progress.total = work.source_collection.points
     mark = await work.source_mark() if may_catch_up and work.migration.is_serving_source else None

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import anyio
 
 from qdrant_model_migration.domain.catch_up import has_converged
-from qdrant_model_migration.domain.migration import Phase
+from qdrant_model_migration.domain.migration import Migration, Phase
 from qdrant_model_migration.domain.pacing import Rate, eta_seconds
 from qdrant_model_migration.errors import ConnectionFailed, Interrupted, LeaseLost, MigrationError, Refused, TransientEmbedding
 from qdrant_model_migration.operations.catch_up import catch_up_pass
@@ -354,8 +354,13 @@ class Driver:
         lag, repaired = await catch_up_pass(work)
         is_done = has_converged([0, lag.missing + lag.extra + lag.changed], work.source_collection.points, is_frozen=False)
         lag = lag.model_copy(update={"has_converged": is_done})
-        phase = work.migration.phase if is_done else work.migration.after("found_incomplete")
-        await work.change(lambda m: m.model_copy(update={"lag": lag, "phase": phase}))
+
+        def keep(m: Migration) -> Migration:
+            # A call may have begun the filling meanwhile: what this pass found says nothing about that phase.
+            is_judged = not is_done and m.phase in (Phase.BACKFILLED, Phase.VERIFIED)
+            return m.model_copy(update={"lag": lag, "phase": m.after("found_incomplete") if is_judged else m.phase})
+
+        await work.change(keep)
         if repaired.missing or repaired.extra or repaired.changed:
             LOG.info("Carried over: %s", repaired)
         self._caught_up_at = anyio.current_time()

@@ -156,7 +156,11 @@ async def _record_verification(work: Work, found: Verification) -> None:
     event = "verified" if found.is_complete else "found_incomplete"
 
     def change(migration: Migration) -> Migration:
-        return migration.model_copy(update={"verification": found, "phase": migration.after(event)})  # type: ignore[arg-type]
+        filled = migration.filled
+        if filled is not None and found.coverage is not None:
+            counts = {"points": found.target_points, "with_vector": round(found.coverage * found.target_points), "at": found.at}
+            filled = filled.model_copy(update=counts)
+        return migration.model_copy(update={"verification": found, "filled": filled, "phase": migration.after(event)})  # type: ignore[arg-type]
 
     await work.change(change)
     await work.record(
