@@ -25,6 +25,7 @@ from qdrant_model_migration.settings import Connection
 Version = tuple[int, int, int]
 
 GATES: dict[str, Version] = {
+    "random_sample": (1, 11, 0),
     "update_filter": (1, 15, 4),
     "server_bm25": (1, 15, 2),
     "collection_metadata": (1, 16, 0),
