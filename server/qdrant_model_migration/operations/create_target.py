@@ -124,6 +124,8 @@ async def _placement(strategy: Strategy, source: Gateway, target: Gateway, descr
                 "strategy='side_by_side' reaches the same by a copy."
             )
         return True
+    if is_across:
+        await source.require("random_sample", "reading a source")
     if strategy.placement == "new_collection" or is_across:
         return False
     is_trap = facts.is_embedded and described.field("") is not None

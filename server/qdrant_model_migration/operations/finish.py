@@ -11,7 +11,7 @@ import anyio
 
 from qdrant_model_migration.domain.collection import METADATA_KEY
 from qdrant_model_migration.domain.migration import Endpoint, Migration, Phase
-from qdrant_model_migration.errors import Refused
+from qdrant_model_migration.errors import ConnectionFailed, Refused
 from qdrant_model_migration.operations.context import OperationContext
 from qdrant_model_migration.operations.finding import open_migrations_of
 from qdrant_model_migration.operations.finish_fields import (
@@ -176,8 +176,7 @@ async def finish(work: Work, *, action: Action, snapshot_first: bool, code: str)
         not migration.is_in_place
         and migration.phase in (Phase.CUT_OVER, Phase.FINISHED)
         and migration.cutover is not None
-        and not work.is_source_away
-        and await work.source.exists(migration.source.collection)
+        and await _sees_source(work, action)
     ):
         await _carry_over_late_writes(work, refuses=action == "delete_old")
     await work.change(lambda m: m.model_copy(update={"intent": intent}))
@@ -210,6 +209,16 @@ async def finish(work: Work, *, action: Action, snapshot_first: bool, code: str)
     if action == "delete_old" and (old := old_field_of(migration)) is not None:
         deleted += await remove_old_field(work, old)
     return await _ended(work, action, code, plan, deleted, snapshot)
+
+
+async def _sees_source(work: Work, action: Action) -> bool:
+    """Whether the source is there; an old server that does not answer is as good as none, unless something is to be deleted on it."""
+    try:
+        return await work.source.exists(work.migration.source.collection)
+    except ConnectionFailed:
+        if action == "delete_old" or not work.migration.is_across_servers:
+            raise
+        return False
 
 
 async def _ended(work: Work, action: Action, code: str, plan: FinishPlan, deleted: list[str], snapshot: str | None) -> FinishOutcome:
