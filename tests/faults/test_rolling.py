@@ -34,7 +34,7 @@ from tests.servers import request as rest
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 OLD, NEW = "minilm-l2", "minilm-1152"
-POINTS = 300
+POINTS = 600
 PER_SECOND = 50
 EDITS = 40
 SAME = 0.97
@@ -80,7 +80,7 @@ async def place(
     }
     for variable, value in environment.items():
         monkeypatch.setenv(variable, value)
-    titles = list(dict.fromkeys(d.title for d in cranfield.documents if d.title))[: 3 * POINTS]
+    titles = list(dict.fromkeys(d.title for d in cranfield.documents if d.title))[: 2 * POINTS]
     questions = list(cranfield.queries.values())[:12]
     async with OperationContext(read_settings()) as context:
         found = Place(
@@ -156,8 +156,8 @@ async def test_a_rolling_app_fails_no_query_and_loses_no_point_from_384_to_1152_
                 me, target = made["migration_id"], Collection(server, made["target"]["collection"])
                 field = next(r["field"] for r in made["recipes"] if r["kind"] == "embed")
 
-                await host.call("start_backfill", migration_id=me, points_per_second=100)
-                await killed(lambda: count(target) >= 100)
+                await host.call("start_backfill", migration_id=me, points_per_second=200)
+                await killed(lambda: count(target) >= 128)
                 assert (await host.call("migration_status", migration_id=me))["phase"] == "backfilling", "killed too late to mean anything"
                 swapped = await person.follow(host, "migration_status", {"migration_id": me}, until_phase="cut_over")
                 assert (swapped["previous"], swapped["current"]) == (app.source.name, target.name)

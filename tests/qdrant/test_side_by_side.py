@@ -13,7 +13,7 @@ from qdrant_model_migration.domain.points import Payload, Point, PointId
 from qdrant_model_migration.embedders.builtin import HashingEmbedder
 from qdrant_model_migration.errors import Refused
 from qdrant_model_migration.operations.backfill import start_backfill
-from qdrant_model_migration.operations.sweep import written_since
+from qdrant_model_migration.operations.sweep import sweep_until_quiet, written_since
 from qdrant_model_migration.operations.work import Work
 from qdrant_model_migration.worker.driver import Driver
 from qdrant_model_migration.worker.lease import take_lease
@@ -139,6 +139,27 @@ async def test_late_writes_are_carried_over_before_filling_hides_them(
             100: "inserted late",
         }
         assert all(p.vectors.get("new") is not None for p in targets.values())
+
+
+async def test_a_point_whose_late_write_was_superseded_and_that_was_deleted_then_is_not_brought_back(
+    server: QdrantServer, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each later sweep, before the filling and at the end, sees it in the source alone, with a late number."""
+    async with opened(backend_of(server, name), monkeypatch) as context:
+        work = await swapped(context, name, **BESIDE)
+        await to_source(work, 6, {"text": "edited late"})
+        await through_the_alias(work, 6, {"text": "newer, through the alias"})
+        gap, _ = await sweep_until_quiet(work, carries_deletes=True)
+        assert (gap.carried_over, gap.superseded) == (0, 1)
+        await delete(work, 6, side="target")
+        await to_source(work, 7, {"text": "another late write, so that there is something to look for"})
+        await started(work)
+        await fill(work, lambda: False)
+        targets = await held(work)
+        assert 6 not in targets
+        assert targets[7].payload["text"].startswith("another late write")
+        await finish(work, "keep_old")
+        assert 6 not in await held(work)
 
 
 async def test_a_late_write_to_a_filled_point_is_told_and_kept_from_deletion(

@@ -45,6 +45,13 @@ def test_fate(kind: Kind, source: int | None, target: int | None, fate: str) -> 
     assert fate_of(kind, source, target, cutover()) == fate
 
 
+@pytest.mark.parametrize(("source", "fate"), [(LATE, "keep"), (LATE + 1, "carry")])
+def test_what_a_sweep_looked_at_and_is_gone_was_deleted_through_the_alias(source: int, fate: str) -> None:
+    """Superseded then by what the app wrote through the alias, and deleted by it afterwards."""
+    swept = cutover().model_copy(update={"source_swept": LATE})
+    assert fate_of(Kind.MISSING, source, None, swept) == fate
+
+
 @pytest.mark.parametrize("kind", Kind)
 @pytest.mark.parametrize("marks", [(None, TARGET_MARK), (SOURCE_MARK, None), (None, None)])
 def test_without_watermarks_nothing_can_be_decided(kind: Kind, marks: tuple[int | None, int | None]) -> None:

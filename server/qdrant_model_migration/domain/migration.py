@@ -180,6 +180,9 @@ class Cutover(BaseModel):
     target_watermark: int | None = None
     source_seen: int | None = None
     """Number of our last no-op on the source: later operations have not been looked at yet."""
+    source_swept: int | None = None
+    """Every operation on the source up to this number was looked at by a sweep that ended: a point that only the source has and that was
+    not written since was deleted through the alias."""
     source_changed_at: str | None = None
     """When the source was last seen to have been written to after the swap; for people, nothing is decided by it."""
     carried: dict[str, tuple[int, int]] = {}

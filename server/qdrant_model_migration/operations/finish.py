@@ -245,7 +245,7 @@ async def _carry_over_late_writes(work: Work, *, refuses: bool) -> None:
     seen = work.migration.cutover.source_seen if work.migration.cutover else None
     before = await work.source_mark()
     since = before - seen - 1 if before is not None and seen is not None else 0
-    gap, _ = await sweep(work, carries_deletes=False)
+    gap, _ = await sweep(work, carries_deletes=False, mark=before)
     await work.record("swept", f"carried over {gap.carried_over}, superseded {gap.superseded}, unresolved {gap.unresolved}")
     if refuses:
         await anyio.sleep(WATCH_S)

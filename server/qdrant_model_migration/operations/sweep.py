@@ -2,6 +2,10 @@
 
 Every write to a shard has a number. What the source got after its watermark is late; what the target got after its own is newer than
 the swap, and wins. With several shards the numbers do not compare, and what differs is listed as unresolved.
+
+Not to be told, of two writes to one point within the seconds of the swap, one to the source that came late and one through the alias:
+the second wins whole, also where it changed but a part; and where it deleted the point before the first sweep looked, the late write
+looks like an insert and brings the point back.
 """
 
 from __future__ import annotations
@@ -38,7 +42,7 @@ async def sweep_until_quiet(work: Work, *, carries_deletes: bool) -> tuple[Write
         if number:
             await anyio.sleep(PAUSE_S)
         before = await work.source_mark()
-        gap, notes = await sweep(work, carries_deletes=carries_deletes)
+        gap, notes = await sweep(work, carries_deletes=carries_deletes, mark=before)
         after = await mark_quiet(work)
         is_quiet = before is None or after is None or after <= before + 1
         is_over = gap.carried_over == 0 and is_quiet
@@ -52,8 +56,10 @@ async def sweep_until_quiet(work: Work, *, carries_deletes: bool) -> tuple[Write
     return gap, notes
 
 
-async def sweep(work: Work, *, carries_deletes: bool) -> tuple[WriteGap, list[str]]:
+async def sweep(work: Work, *, carries_deletes: bool, mark: int | None = None) -> tuple[WriteGap, list[str]]:
     """Carry late writes over where the target's point is as it was before the swap. Returns the counts, and notes for the person.
+
+    `mark` is the source's mark from before this sweep: recorded when it ends, so that a later one tells what it looked at already.
 
     Deletes are carried over in the moments after the swap only: later, somebody may be clearing the old collection by hand.
     """
@@ -75,6 +81,8 @@ async def sweep(work: Work, *, carries_deletes: bool) -> tuple[WriteGap, list[st
             await _decide(work, pending, gap, target, is_numbered=is_numbered, carries_deletes=carries_deletes)
             pending = []
     await _decide(work, pending, gap, target, is_numbered=is_numbered, carries_deletes=carries_deletes)
+    if mark is not None:
+        await _keep(work, source_swept=mark)
     return gap, notes
 
 
@@ -99,7 +107,7 @@ async def carry_what_was_written(work: Work) -> WriteGap | None:
         # The mark was an operation itself, and must not be taken for a write later.
         await _keep(work, source_seen=mark)
         return None
-    gap, _ = await sweep(work, carries_deletes=False)
+    gap, _ = await sweep(work, carries_deletes=False, mark=mark)
     # The mark from before the sweep: what was written during it is due for the next.
     await _keep(work, source_seen=mark, source_changed_at=now())
     return gap
@@ -251,8 +259,9 @@ def fate_of(
     if kind is Kind.MISSING:
         if source is None:
             return "unresolved"
-        # What we had written and is gone was deleted through the alias, unless the source got it anew.
-        return "carry" if source > source_mark and (ours is None or source > ours[1]) else "keep"
+        # What we had written, or an earlier sweep looked at, and is gone was deleted through the alias, unless the source got it anew.
+        looked_at = max(source_mark, cutover.source_swept or 0, ours[1] if ours is not None else 0)
+        return "carry" if source > looked_at else "keep"
     if target is None:
         return "unresolved"
     if target > target_mark and not (ours is not None and target == ours[0]):
