@@ -95,7 +95,7 @@ def serve(
 @app.command()
 def worker(
     migration_id: str,
-    connection: Annotated[str, typer.Option(help="the connection that holds the ledger")] = "default",
+    connection: Annotated[str | None, typer.Option(help="the connection that holds the ledger; looked for when left out")] = None,
     log: Annotated[str | None, typer.Option(help="where this process's output goes, for the record")] = None,
     idle_exit: Annotated[float, typer.Option(help="leave when nothing was to do for so many seconds")] = 30.0,
 ) -> None:
@@ -110,8 +110,9 @@ def worker(
         raise typer.Exit(1) from None
 
 
-async def _work(migration_id: str, connection: str, log: str | None, idle_exit: float) -> None:
+async def _work(migration_id: str, connection: str | None, log: str | None, idle_exit: float) -> None:
     from qdrant_model_migration.operations.context import OperationContext
+    from qdrant_model_migration.operations.finding import find_migration
     from qdrant_model_migration.worker.driver import Driver
 
     asked = anyio.Event()
@@ -125,6 +126,9 @@ async def _work(migration_id: str, connection: str, log: str | None, idle_exit: 
     async with OperationContext(read_settings(), patience_s=20.0) as context, anyio.create_task_group() as group:
         group.start_soon(listen)
         try:
+            if connection is None:
+                ledger, _ = await find_migration(context, migration_id)
+                connection = ledger.gateway.connection.name
             await Driver(context, migration_id, connection=connection, log=log, is_stopping=asked.is_set, idle_exit_s=idle_exit).run()
         except MigrationError as error:
             failure.append(error)

@@ -67,6 +67,8 @@ class MigrationSummary(Wire):
     phase: str
     source: str
     target: str
+    source_connection: str | None = Field(default=None, description="given when source and target lie on two servers")
+    target_connection: str | None = None
     strategy: str
     error: str | None = None
 

@@ -77,11 +77,9 @@ class Host:
         return answer
 
     def check_secrets(self, environment: Mapping[str, str]) -> None:
-        """Neither the address nor a key was said, in an answer or on standard error."""
-        url = environment.get("QDRANT_URL", "")
-        secrets = {value for key, value in environment.items() if key.endswith("KEY")} | {url, url.removeprefix("http://")} - {""}
+        """Neither an address nor a key was said, in an answer or on standard error."""
         for text in [*self.said, self.stderr]:
-            assert not [secret for secret in secrets if secret and secret in text], text
+            assert not [secret for secret in secrets_of(environment) if secret in text], text
 
     async def backfilled(self, migration_id: str, *, within_s: float = 110.0) -> Answer:
         """The status when the backfill is over."""
@@ -92,6 +90,14 @@ class Host:
                 if answer["phase"] not in ("target_created", "backfilling"):
                     return answer
                 await anyio.sleep(0.2)
+
+
+def secrets_of(environment: Mapping[str, str]) -> set[str]:
+    """Addresses and keys of every connection that an environment configures."""
+    named = json.loads(environment.get("QDRANT_MIGRATION_CONNECTIONS") or "{}")
+    urls = [environment.get("QDRANT_URL", ""), *(entry.get("url", "") for entry in named.values())]
+    keys = [value for key, value in environment.items() if key.endswith("KEY")]
+    return {secret for url in urls for secret in (url, url.removeprefix("http://"))}.union(keys) - {""}
 
 
 def parameters(environment: Mapping[str, str], *arguments: str) -> StdioServerParameters:

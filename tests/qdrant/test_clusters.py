@@ -267,7 +267,7 @@ async def test_points_are_replaced_and_deleted_under_their_keys(cluster: QdrantC
 
 @pytest.mark.usefixtures("transport")
 async def test_fields_are_filled_under_the_keys_of_the_points(cluster: QdrantCluster, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`update_vectors` with `must_not has_vector`: insert-only within each key; and taken away again where the payload is as observed."""
+    """`update_vectors` with `must_not has_vector`: insert-only within each key; and taken away again."""
     async with at_each(cluster, name, monkeypatch) as (here, _):
         gateway = await here.gateway()
         await make(gateway, name, "eu", 7)
@@ -278,7 +278,7 @@ async def test_fields_are_filled_under_the_keys_of_the_points(cluster: QdrantClu
         assert [(p.id, p.shard_key) for p in missing] == [(0, "eu"), (1, 7), (4, 7)]
         await gateway.vectors.fill(name, "d", [Point(id=p.id, payload={}, vectors={"d": [8.0, 8.0]}, shard_key=p.shard_key) for p in bare])
         await gateway.vectors.refill(name, Point(id=1, payload={}, vectors={"d": [9.0, 9.0]}, shard_key=7), observed={})
-        await gateway.vectors.remove(name, "d", bare[0], observed={})
+        await gateway.vectors.remove(name, "d", bare[0])
     found = stored(cluster.first, name, ("eu", 7))
     assert {i: p["vector"].get("d") for (i, _), p in found.items()} == {0: None, 1: [9, 9], 2: [1, 2], 3: [1, 3], 4: None}
 

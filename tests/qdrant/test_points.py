@@ -210,3 +210,14 @@ async def test_a_strict_collection_tells_the_numbers_of_its_operations(
         await gateway.update(name, {"strict_mode": {"enabled": True, **strict}})
         versions = await gateway.points.versions(name, list(range(62)), using="", size=2)
     assert set(versions) == set(range(60))
+
+
+async def test_waking_the_optimizers_removes_no_point(any_qdrant: Backend, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ "This id, and not this id" deletes the point of that id on real servers."""
+    async with opened(any_qdrant, monkeypatch) as context:
+        gateway = await context.gateway()
+        await gateway.create_collection(name, {"vectors": {"size": 2, "distance": "Dot"}})
+        await gateway.points.write(name, [Point(id=i, payload={}, vectors={"": [1.0, i]}) for i in range(4)])
+        await gateway.points.wake(name)
+        await gateway.points.watermark(name)
+        assert await gateway.points.existing(name, range(4)) == {0, 1, 2, 3}

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from qdrant_model_migration.domain.migration import Evidence
 from qdrant_model_migration.domain.points import Point
+from qdrant_model_migration.domain.strategies import STRATEGY
 from qdrant_model_migration.errors import MigrationError, NotFound, Refused
+from qdrant_model_migration.operations.create_target import Request, create_target
 from qdrant_model_migration.operations.recommend import recommend
 from tests.conftest import Backend, Cranfield
 from tests.qdrant.seeds import NEW, OLD, SHAPES, opened, seed, text
@@ -172,7 +175,10 @@ async def test_sparse_and_token_vectors_are_sized_by_sampled_texts(
         sparse = await recommend(context, collection=name, goal="add_sparse", model="bm25")
         tokens = await recommend(context, collection=name, goal="add_multivector", model="colbert")
         choice = await recommend(context, collection=name, goal="add_multivector")
-        dense = await recommend(context, collection=name, goal="add_sparse", model=NEW)
+        with pytest.raises(Refused, match=r"is a dense model, and a sparse one is needed.*goal='replace_model'"):
+            await recommend(context, collection=name, goal="add_sparse", model=NEW)
+        with pytest.raises(Refused, match=r"is a multivector model, and a dense one is needed.*goal='add_multivector'"):
+            await recommend(context, collection=name, goal="replace_model", model="colbert")
         with pytest.raises(Refused, match="no goal 'reranking'"):
             await recommend(context, collection=name, goal="reranking")
     for result, strategy, least in ((sparse, "add_sparse", 60 * 30 * 16), (tokens, "add_multivector", 60 * 50 * 96 * 4)):
@@ -188,8 +194,6 @@ async def test_sparse_and_token_vectors_are_sized_by_sampled_texts(
     assert any("(measured) of 96" in p for p in tokens.recommendations[0].prerequisites)
     assert choice.recommendations == []
     assert {m.kind for m in choice.models} == {"multivector"}
-    assert dense.next_step is None
-    assert any("sparse vectors need a sparse one" in r for r in dense.recommendations[0].refusals)
 
 
 async def test_texts_that_are_not_english_are_noticed(any_qdrant: Backend, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -247,6 +251,36 @@ async def test_texts_may_come_from_a_file(any_qdrant: Backend, name: str, monkey
 
 MRL = json.dumps({"mrl": {"provider": "builtin", "model": "hashing-128"}})
 """Named like a model that was trained for it; the rules ask the name."""
+
+
+async def test_what_is_recommended_is_accepted(any_qdrant: Backend, name: str, monkeypatch: pytest.MonkeyPatch, asset_models: str) -> None:
+    """Each next step is the exact call: a rehearsal takes its arguments as they are."""
+    models = json.dumps({**json.loads(asset_models), **json.loads(MRL)})
+    asked: list[dict[str, Any]] = [
+        {"goal": "replace_model", "model": NEW, "readers": "rolling"},
+        {"goal": "compare_models", "model": NEW, "writes": "dual_write"},
+        {"goal": "replace_model", "model": "mrl@64"},
+        {"goal": "shrink_vectors", "model": "mrl@64"},
+        {"goal": "shrink_vectors", "model": "builtin:hashing-64"},
+        {"goal": "add_sparse", "model": "bm25"},
+        {"goal": "add_multivector", "model": "colbert"},
+        *([] if any_qdrant.is_embedded else [{"goal": "add_sparse"}, {"goal": "change_quantization"}]),
+    ]
+    accepted: set[str] = set()
+    async with opened(any_qdrant, monkeypatch, QDRANT_MIGRATION_MODELS=models) as context:
+        await seed(context, name, vector="dense", points=450, model="builtin:hashing-128")
+        for more in asked:
+            result = await recommend(context, collection=name, current_model="mrl", **more)
+            assert result.next_step is not None, (more, result.summary)
+            for one in result.recommendations:
+                if not one.is_feasible:
+                    continue
+                assert one.next_step is not None, (more, one.strategy)
+                made = await create_target(context, Request(**one.next_step.arguments), dry_run=True)
+                assert made.is_dry_run
+                accepted.add(one.strategy)
+    possible = set(STRATEGY) - ({"requantize"} if any_qdrant.is_embedded else {"named_vector"})
+    assert accepted == possible
 
 
 async def test_sizes_are_measured_before_a_person_chooses_one(any_qdrant: Backend, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -316,17 +350,19 @@ async def test_a_target_on_another_server_is_judged_by_that_server(
                 context, collection=name, goal="replace_model", model=NEW, current_model=OLD, target_connection="default"
             )
             quantized = await recommend(context, collection=name, goal="change_quantization", target_connection="new")
+            assert result.next_step is not None
+            rehearsed = await create_target(context, Request(**result.next_step.arguments), dry_run=True)
             with pytest.raises(NotFound, match="new"):
                 await recommend(context, collection=name, goal="replace_model", model=NEW, target_connection="nwe")
     finally:
         delete_collections(server_1_16.url, name)
+    assert (rehearsed.source.connection, rehearsed.target.connection) == ("default", "new")
     best = result.recommendations[0]
     assert best.strategy == "new_collection"
     assert any("1.17.0" in r for r in best.reasons)
     assert any("change their connection" in c for c in best.card.app_changes)
     # Nothing is freed on the other server when the source goes.
     assert (best.card.disk_after_bytes or 0) > 40 * 128 * 4
-    assert result.next_step is not None
     assert result.next_step.arguments["target_connection"] == "new"
     refused = {r.strategy: r.refusals for r in result.recommendations if not r.is_feasible}
     assert set(refused) == {"named_vector", "linear_map"}

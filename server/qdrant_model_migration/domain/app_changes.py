@@ -20,30 +20,30 @@ COPIED_FIELDS = {copied!r}  # source field -> target field
 
 
 class DualWriter:
-    def __init__(self, client: QdrantClient, embed_documents{text_parameter}):
-        """`embed_documents`: list of texts -> list of vectors of {model} ({shape}), document side.{text_document}"""
-        self.client = client
+    def __init__(self, {clients}, embed_documents{text_parameter}):
+        """`embed_documents`: list of texts -> list of vectors of {model} ({shape}), document side.{client_document}{text_document}"""
+        self.source, self.target = {client_pair}
         self.embed_documents = embed_documents{text_kept}
 
     def upsert(self, points: list[models.PointStruct]) -> None:
-        self.client.upsert(SOURCE, points, wait=True)
+        self.source.upsert(SOURCE, points, wait=True)
         self.mirror([point.id for point in points])
 
     def set_payload(self, payload: dict, ids: list) -> None:
-        self.client.set_payload(SOURCE, payload, points=ids, wait=True)
+        self.source.set_payload(SOURCE, payload, points=ids, wait=True)
         self.mirror(ids)  # a partial update becomes a full upsert: the text may have changed
 
     def delete(self, ids: list) -> None:
-        self.client.delete(SOURCE, models.PointIdsList(points=ids), wait=True)
+        self.source.delete(SOURCE, models.PointIdsList(points=ids), wait=True)
         try:
-            self.client.delete(TARGET, models.PointIdsList(points=ids), wait=True)
+            self.target.delete(TARGET, models.PointIdsList(points=ids), wait=True)
         except Exception:
             logging.getLogger("dual_write").warning("target not updated; the catch-up will", exc_info=True)
 
     def mirror(self, ids: list) -> None:
         try:
             points = []
-            for record in self.client.retrieve(SOURCE, ids, with_payload=True, with_vectors=True):
+            for record in self.source.retrieve(SOURCE, ids, with_payload=True, with_vectors=True):
                 payload = record.payload or {{}}
                 held = record.vector if isinstance(record.vector, dict) else {{"": record.vector}}
                 vectors = {{new: held[old] for old, new in COPIED_FIELDS.items() if old in held}}
@@ -54,10 +54,20 @@ class DualWriter:
                 vector = vectors[""] if set(vectors) == {{""}} else vectors
                 points.append(models.PointStruct(id=record.id, vector=vector, payload=payload))
             if points:
-                self.client.upsert(TARGET, points, wait=True)
+                self.target.upsert(TARGET, points, wait=True)
         except Exception:
             logging.getLogger("dual_write").warning("target not updated; the catch-up will", exc_info=True)
 {text_of}'''
+
+_ONE_CLIENT = {"clients": "client: QdrantClient", "client_document": "", "client_pair": "client, client"}
+_TWO_CLIENTS = {
+    "clients": "source: QdrantClient, target: QdrantClient",
+    "client_document": """
+
+        `source`: a client of the server of connection {source!r}; `target`: one of the server of connection {target!r}.
+        """,
+    "client_pair": "source, target",
+}
 
 _FROM_PAYLOAD = {"text_parameter": "", "text_document": "", "text_kept": "", "text_call": "text_of(payload)"}
 _FROM_APP = {
@@ -128,9 +138,12 @@ _TEXTS_WRITTEN_LATER = {
 def dual_write_snippet(migration: Migration, has_texts_file: bool = False) -> str:
     """Python for the plain client; a test runs it against real servers.
 
-    Where the texts come from a file, the app passes a function that knows the text of a record: the payload does not tell it.
+    Where the texts come from a file, the app passes a function that knows the text of a record: the payload does not tell it. Where source
+    and target lie on two servers, it passes a client of each.
     """
     text_of = "" if has_texts_file else f"\n\n{_text_of(migration.text_field)}{_READ_PATH}"
+    clients = _TWO_CLIENTS if migration.is_across_servers else _ONE_CLIENT
+    names = {"source": migration.source.connection, "target": migration.target.connection}
     return _SNIPPET.format(
         migration=migration.id,
         source=migration.source.collection,
@@ -140,6 +153,7 @@ def dual_write_snippet(migration: Migration, has_texts_file: bool = False) -> st
         model=migration.spec.name,
         shape=_SHAPES[migration.spec.kind].format(dimensions=migration.spec.dimensions),
         text_of=text_of,
+        **{key: value.format(**names) for key, value in clients.items()},
         **(_FROM_APP if has_texts_file else _FROM_PAYLOAD),
     )
 
@@ -166,8 +180,9 @@ def app_changes(migration: Migration, aliases: list[str], old_dimensions: int | 
         )
     if migration.is_across_servers:
         found.append(
-            f"The target lies on connection {migration.target.connection!r}: the release that names it also connects to that server. The swap creates the alias there; the "
-            "one on the old server stays."
+            f"The target lies on connection {migration.target.connection!r}: the release that names it also connects to that server. The swap creates the alias there and moves "
+            "nobody; the one on the old server stays. No writer connects there before the swap, except by the dual-write snippet: until then the target is kept as a copy of the "
+            "source, and what the source does not hold is deleted from it."
         )
     found.append(_writers(migration))
     if migration.texts is not None and migration.writes != "frozen":

@@ -184,8 +184,18 @@ def named(moves: tuple[Moved, ...]) -> str:
     return shown if len(moves) <= MOST_NAMED else f"{shown} and {len(moves) - MOST_NAMED} more aliases"
 
 
-def breaks_of(migration: Migration, moves: tuple[Moved, ...], old_dimensions: int | None, *, is_numbered: bool) -> tuple[str, ...]:
-    """Whose queries and writes change when the aliases move forward; `is_numbered`: late writes can be told from newer ones."""
+def breaks_of(
+    migration: Migration, moves: tuple[Moved, ...], old_dimensions: int | None, *, is_numbered: bool, may_mark: bool = True
+) -> tuple[str, ...]:
+    """Whose queries and writes change when the aliases move forward.
+
+    Args:
+        migration: That is to be cut over.
+        moves: Of its aliases.
+        old_dimensions: Of the old vectors.
+        is_numbered: Late writes can be told from newer ones.
+        may_mark: The key of the source may write, which telling them needs.
+    """
     names = named(moves)
     model = migration.spec
     if migration.keeps_old_field:
@@ -205,26 +215,43 @@ def breaks_of(migration: Migration, moves: tuple[Moved, ...], old_dimensions: in
             found.append(f"Readers that still use the old model through {names} get nonsense without an error.")
     if migration.is_across_servers:
         found.append(
-            f"The alias is created on connection {migration.target.connection!r}; no reader or writer moves by that. Each moves with its own release, which connects there."
+            f"The alias is created on connection {migration.target.connection!r}; no reader or writer moves by that. Each moves with its own release, which connects there. "
+            f"Until then it reads and writes {migration.source.described(with_connection=True)}."
         )
     else:
         found.append(f"Readers and writers that name {migration.source.collection!r} itself are not moved.")
-    if migration.writes == "live" and is_numbered:
+    if migration.is_across_servers and migration.writes != "frozen" and is_numbered:
+        found.append(
+            "What writers that have not moved yet write there is carried over while the worker runs, and once more by finish_migration; where both sides changed, the "
+            "target wins and it is counted. What they delete there after the swap is listed, not deleted."
+        )
+    elif migration.writes == "live" and is_numbered:
         found.append(
             "Writes that reach the source during the swap are carried over afterwards; where both sides changed, the target wins and it is counted."
         )
     elif migration.writes != "frozen" and not is_numbered:
         found.append(
-            f"{migration.source.collection!r} has several shards or replicas, whose writes are not numbered together: what reaches it during and after the swap is "
-            "not carried over, only listed, and may be lost. Stop the writers for the seconds of the swap."
+            f"{migration.source.collection!r} {_UNNUMBERED[may_mark]}: what reaches it during and after the swap is "
+            f"not carried over, only listed, and may be lost. Stop the writers {'until their release has moved them' if migration.is_across_servers else 'for the seconds of the swap'}."
         )
     if migration.writes != "frozen" and not migration.keeps_old_field:
         found.append(f"Writers through {names} must embed documents with {model.name} from that moment.")
     return tuple(found)
 
 
+_UNNUMBERED = {
+    True: "has several shards or replicas, whose writes are not numbered together",
+    False: "may only be read with this key, so that no moment can be marked in its writes",
+}
+
+
 def breaks_back(migration: Migration, names: str) -> str:
     """Whose queries change when the aliases move back."""
+    if migration.is_across_servers:
+        return (
+            f"{names} is removed from connection {migration.target.connection!r}: whoever still asks for it there fails from that moment. Readers and writers go back to "
+            f"{migration.source.described(with_connection=True)} first, with the old model's queries."
+        )
     if migration.keeps_old_field:
         return f"Queries through {names} that use {migration.making.field!r} fail from that moment: the old collection has no such vector. Old queries go on."
     return (

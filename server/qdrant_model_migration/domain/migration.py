@@ -100,6 +100,14 @@ class Endpoint(BaseModel):
     connection: str = "default"
     collection: str
 
+    def described(self, *, with_connection: bool) -> str:
+        """`'docs'`, or `'docs' on connection 'new'` where two servers are in question: they may hold collections of one name."""
+        return f"{self.collection!r} on connection {self.connection!r}" if with_connection else repr(self.collection)
+
+    def label(self, *, with_connection: bool) -> str:
+        """As `described`, for a key: `docs`, or `new/docs`."""
+        return f"{self.connection}/{self.collection}" if with_connection else self.collection
+
 
 class Recipe(BaseModel):
     """How one vector field of the target gets its values."""
@@ -172,6 +180,8 @@ class Cutover(BaseModel):
     target_watermark: int | None = None
     source_seen: int | None = None
     """Number of our last no-op on the source: later operations have not been looked at yet."""
+    source_changed_at: str | None = None
+    """When the source was last seen to have been written to after the swap; for people, nothing is decided by it."""
     carried: dict[str, tuple[int, int]] = {}
     """What this tool itself wrote to the target around the swap: point -> the numbers of that operation, and of the source's last one then.
     A point whose last operation is ours was not written through the alias since."""
@@ -261,6 +271,14 @@ class Migration(BaseModel):
     def is_across_servers(self) -> bool:
         """Source and target lie on different connections: the cutover is the app's change of connection."""
         return self.source.connection != self.target.connection
+
+    @property
+    def route(self) -> str:
+        """From where to where, in one phrase; with the connections where there are two."""
+        source, target = self.source, self.target
+        if not self.is_across_servers:
+            return f"{source.collection} -> {target.collection}"
+        return f"{source.collection} on {source.connection!r} -> {target.collection} on {target.connection!r}"
 
     @property
     def made(self) -> Recipe | None:

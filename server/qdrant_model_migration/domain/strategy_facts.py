@@ -9,6 +9,8 @@ from qdrant_model_migration.domain.strategies import STRATEGY
 
 FOREIGN = 0.02
 """From this share of letters outside ASCII on the texts are hardly plain English; accents in names stay below it."""
+OLDEST_SOURCE = "1.11"
+"""A source on another server is only read: scrolls, and samples drawn at random (1.11). All gates of writing are the target's."""
 
 
 def needs_text(advice: Advice, seen: Observations) -> None:
@@ -79,9 +81,13 @@ def new_collection_needs(advice: Advice, seen: Observations) -> None:
             advice.refusals.append(
                 f"Self-resolving readers need collection metadata (Qdrant 1.16); {this_server(seen)}. Take readers='one_deploy'."
             )
+    if seen.is_elsewhere and "random_sample" not in seen.capabilities:
+        advice.refusals.append(f"Reading a source needs Qdrant {OLDEST_SOURCE}; this one is {seen.server}. Upgrade it first.")
     if seen.is_elsewhere:
         advice.reasons.append(f"The target is created on the other server ({seen.target_version}); its version decides what can be done.")
-        advice.prerequisites.append("Room on the other server; the old one only reads.")
+        advice.prerequisites.append(
+            f"Room on the other server. This one ({seen.server}) is only read, which any version from {OLDEST_SOURCE} on allows."
+        )
     else:
         advice.prerequisites.append("Room for a second collection until the old one is deleted.")
     if seen.lands_embedded and not seen.is_embedded and seen.is_elsewhere:

@@ -20,6 +20,17 @@ MAX_NAME_BYTES = 255
 """Of a collection: Qdrant's limit in characters, and a file system's in bytes."""
 _FORBIDDEN = frozenset('<>:"/\\|?*')
 """Qdrant's own list. The embedded database checks nothing and makes folders of names."""
+EMBEDDED_UNSTATED = {
+    **dict.fromkeys(
+        ("hnsw_config", "optimizer_config", "wal_config", "strict_mode_config"), "the embedded database has no index and no optimizers"
+    ),
+    **dict.fromkeys(
+        ("params.on_disk_payload", "params.replication_factor", "params.shard_number", "params.write_consistency_factor"),
+        "the embedded database has no such setting",
+    ),
+    "payload_indexes": "the embedded database has no payload indexes",
+}
+"""Settings that a collection cannot have in common with one in the embedded database, with the reason."""
 
 
 class TargetPlan(BaseModel):

@@ -42,6 +42,8 @@ class Expectation:
     """Of the made field."""
     datatype: str = "float32"
     """As the target stores the made field."""
+    tolerance: float = 0.0
+    """By how much a number of a copied vector may differ: a server and the embedded database normalise differently in the last digit."""
 
     def is_due(self, source: Point) -> bool:
         """Whether the made field of this point should hold a vector."""
@@ -104,7 +106,7 @@ def judge(source: Point | None, target: Point | None, expected: Expectation) -> 
         keys = sorted(k for k in source.payload.keys() | target.payload.keys() if _differs(source.payload, target.payload, k))
         return Difference(kind=Kind.CHANGED, id=source.id, source=source, target=target, why=f"payload differs in {', '.join(keys[:5])}")
     for old, new in expected.copied.items():
-        if not same_vector(source.vectors.get(old), target.vectors.get(new)):
+        if not same_vector(source.vectors.get(old), target.vectors.get(new), expected.tolerance):
             return Difference(kind=Kind.CHANGED, id=source.id, source=source, target=target, why=f"copied vector {new!r} differs")
     if expected.checks_made and expected.made is not None:
         problem = _made_problem(source, target, expected)
@@ -175,9 +177,14 @@ def _same_json(a: Any, b: Any) -> bool:
     return math.isclose(a, b, rel_tol=FLOAT_TOLERANCE) if isinstance(a, float) else bool(a == b)
 
 
-def same_vector(a: Any, b: Any) -> bool:
-    """Equal dense, sparse (in any order of indices) or multivector values; absent equals absent."""
-    return bool(a == b) or _stored(a) == _stored(b)
+def same_vector(a: Any, b: Any, tolerance: float = 0.0) -> bool:
+    """Equal dense, sparse (in any order of indices) or multivector values, up to `tolerance` a number; absent equals absent."""
+    if a == b or _stored(a) == _stored(b):
+        return True
+    if not tolerance or not isinstance(a, list) or not isinstance(b, list):
+        return False
+    left, right = np.asarray(a, dtype=np.float32), np.asarray(b, dtype=np.float32)
+    return left.shape == right.shape and bool(np.allclose(left, right, rtol=0.0, atol=tolerance))
 
 
 def _stored(vector: Any) -> object:

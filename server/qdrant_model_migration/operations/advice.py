@@ -51,7 +51,7 @@ def _step(advice: Advice, seen: Observations, arguments: dict[str, Any]) -> Next
         why = "With dry_run=true it is rehearsed; nothing is filled yet."
         return NextStep(tool="create_target", arguments=call, why=why) if call is not None else None
     if advice.needs_comparison and len(advice.refusals) == 1 and seen.current is not None and seen.model is not None:
-        kept = {k: v for k, v in arguments.items() if k == "collection"}
+        kept = {k: v for k, v in arguments.items() if k in ("collection", "connection")}
         call = {**kept, "models": [seen.current.name, seen.model.name]}
         return NextStep(tool="compare_models", arguments=call, why="When it comes out 'equivalent' or 'better', the vectors may be cut.")
     return None

@@ -64,7 +64,9 @@ def _started(migration: Migration) -> Migration:
     begins = migration.is_fill_due and migration.phase in (Phase.BACKFILLED, Phase.VERIFIED, Phase.CUT_OVER)
     if begins and migration.is_serving_source:
         phase = Phase.BACKFILLING
-    return migration.model_copy(update={"phase": phase, "error": None, "is_filling": migration.is_filling or begins})
+    update = {"phase": phase, "error": None, "is_filling": migration.is_filling or begins}
+    # A verification of the copy says nothing about the field that is filled from now on.
+    return migration.model_copy(update={**update, "verification": None} if begins else update)
 
 
 async def control_backfill(
@@ -101,7 +103,11 @@ async def control_backfill(
     pace = _paced(pace, **given)
     await ledger.save_pace(migration.id, pace)
     await ledger.add_event(migration.id, EventRecord(at=now(), event=action, text=_described(pace)))
-    if action != "pause" and migration.phase in (Phase.BACKFILLING, Phase.BACKFILLED, Phase.CUT_OVER) and not migration.error:
+    if (
+        action != "pause"
+        and migration.phase in (Phase.BACKFILLING, Phase.BACKFILLED, Phase.VERIFIED, Phase.CUT_OVER)
+        and not migration.error
+    ):
         await context.ensure_driver(migration)
     return await read_status(context, ledger, migration)
 

@@ -32,6 +32,7 @@ async def create_target(
         raise NotFound.named("strategy", request.strategy, STRATEGY, NOTHING)
     gateway = await context.gateway(request.connection)
     target_gateway = await context.gateway(request.target_connection or request.connection)
+    _check_servers(gateway, target_gateway)
     ledger = await context.ledger(target_gateway.connection.name)
     name, _ = await gateway.resolve(request.collection)
     context.settings.check_collection_allowed(name)
@@ -40,7 +41,8 @@ async def create_target(
     if known is not None and known.phase is not Phase.PLANNED:
         return await answer(context, gateway, known, [], is_known=True)
     source = await gateway.describe(name)
-    _check_source(source, migrations, ledger)
+    # What is created on a server is recorded there.
+    _check_source(source, await (await context.ledger(gateway.connection.name)).migrations(), ledger)
     is_in_place = await _placement(strategy, gateway, target_gateway, source)
     sides = Sides(source_gateway=gateway, target_gateway=target_gateway, source=source, strategy=strategy, is_in_place=is_in_place)
     await _check_sharding(sides)
@@ -71,6 +73,13 @@ async def create_target(
     what = f"{migration.source.collection!r} is changed in place" if is_in_place else f"target {created.target.collection!r} created"
     await ledger.add_event(created.id, EventRecord(at=now(), event="created", text=what))
     return await answer(context, gateway, created, [], diff=diff)
+
+
+def _check_servers(source: Gateway, target: Gateway) -> None:
+    """Refuse two names of one server: what is said of a target elsewhere (its own aliases, nothing moves by a swap) would be wrong."""
+    a, b = source.connection, target.connection
+    if a.name != b.name and (a.url, a.path) == (b.url, b.path):
+        raise Refused(f"{NOTHING}: connections {a.name!r} and {b.name!r} are one server. Leave 'target_connection' out.")
 
 
 def _same_request(migrations: list[Migration], digest: str) -> Migration | None:
@@ -115,6 +124,8 @@ async def _placement(strategy: Strategy, source: Gateway, target: Gateway, descr
                 "strategy='side_by_side' reaches the same by a copy."
             )
         return True
+    if is_across:
+        await source.require("random_sample", "reading a source")
     if strategy.placement == "new_collection" or is_across:
         return False
     is_trap = facts.is_embedded and described.field("") is not None

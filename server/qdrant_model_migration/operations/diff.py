@@ -12,6 +12,9 @@ from qdrant_model_migration.domain.verification import Difference, Expectation, 
 from qdrant_model_migration.operations.work import Work
 from qdrant_model_migration.qdrant.gateway import Gateway
 
+EMBEDDED_TOLERANCE = 1e-6
+"""Of normalised single-precision numbers: what one side keeps as it was sent, the other normalises once more."""
+
 
 async def expectation(work: Work, *, checks_made: bool) -> Expectation:
     """The recipes of the migration, with the points that are accounted for. A field that is filled later is not judged before."""
@@ -23,11 +26,12 @@ async def expectation(work: Work, *, checks_made: bool) -> Expectation:
         texts=work.texts,
         made=work.made if work.makes_now else None,
         copied=work.copied,
-        skips_textless=migration.on_missing_text == "skip" and work.makes_now,
+        skips_textless=migration.on_missing_text == "skip" and work.made is not None and work.made.stage == "insert",
         accounted={f.point_id: f.is_stored for f in await work.ledger.failed(work.id)},
         checks_made=(checks_made or is_derived) and work.makes_now,
         distance=(field.distance if field else None) or "Cosine",
         datatype=field.datatype if field else "float32",
+        tolerance=EMBEDDED_TOLERANCE if work.source.connection.is_embedded != work.target.connection.is_embedded else 0.0,
     )
 
 

@@ -1,9 +1,15 @@
 """How is a new field filled in points that an app goes on reading and writing? Only where it is missing, and looked at again afterwards.
 
 What was filled is known by the vector itself: a driver that dies leaves nothing to be remembered, and the next pass finds what is
-missing, also what a full upsert of the app dropped. A text that was edited between the read and the write shows when the point is
-read back, and is embedded again; the guard of that write is the text. Not to be told is an edit after that look which leaves the
-vector standing (`set_payload` on a point that is filled already): the sample of the verification is what finds those.
+missing, also what a full upsert of the app dropped. A text that was edited between the read and the write is kept from getting a
+vector by the guard, where the text is one payload field (its value is then none of those that the request was made for); it shows
+when the point is read back, and is embedded again; the guard of that write is the text.
+
+Not to be told:
+- an edit after that look which leaves the vector standing (`set_payload` on a point that is filled already): the sample of the
+  verification finds those by chance, and repair_target embeds everything again when it found one;
+- where the text is put together from several fields or nested, an edit between read and write when the driver dies before the look
+  back. Edits and deaths within the same second; the same sample finds them.
 """
 
 from __future__ import annotations
@@ -11,12 +17,15 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import anyio
+import numpy as np
 from anyio.streams.memory import MemoryObjectReceiveStream
 
-from qdrant_model_migration.domain.migration import Filled
-from qdrant_model_migration.domain.points import Payload, Point, PointId, tag
+from qdrant_model_migration.domain.collection import FieldKind
+from qdrant_model_migration.domain.migration import Filled, Recipe
+from qdrant_model_migration.domain.points import Payload, Point, PointId, ServerText, tag
 from qdrant_model_migration.domain.texts import TextSource
 from qdrant_model_migration.errors import BatchTooLarge, MigrationError, NotFound, RequestRejected
 from qdrant_model_migration.operations.context import now
@@ -27,6 +36,8 @@ MOST_LOOKS = 4
 """Texts that are edited again and again are left to the next pass."""
 MOST_TRIES = 5
 """Writes of a batch from which points vanish."""
+SAME_COSINE = 0.999
+"""Of a stored vector with the one that was written; float16 and uint8 keep that much."""
 
 
 @dataclass(kw_only=True)
@@ -97,11 +108,12 @@ async def fill_window(work: Work, window: Sequence[Point], found: FillPass, *, i
     made = Made()
     values, without = await embed_texts(work, window, made, is_stopping=is_stopping)
     field = work.made_field
-    texts = {window[i].id: work.texts.of(window[i]) for i in values}
-    points = [replace(window[i], payload={}, vectors={field: value}) for i, value in values.items()]
-    written = await _write(work, points)
+    wanted = [_Wanted(point=replace(window[i], payload={}, vectors={field: v}), text=work.texts.of(window[i])) for i, v in values.items()]
+    # Between the write and the look back nothing but the end of this process may come.
+    with anyio.CancelScope(shield=True):
+        written = await _write(work, wanted, seen_field=_seen_field(work, window))
+        await _look_back(work, written)
     await account(work, made.failed)
-    await _look_back(work, written, texts, is_stopping=is_stopping)
     found.seen += len(window)
     found.written += len(written)
     found.without_text += len(without)
@@ -111,16 +123,38 @@ async def fill_window(work: Work, window: Sequence[Point], found: FillPass, *, i
     return len(written)
 
 
-async def _write(work: Work, points: Sequence[Point]) -> list[Point]:
+@dataclass(frozen=True, kw_only=True)
+class _Wanted:
+    """A point with its new vector, and the text that the vector was made of."""
+
+    point: Point
+    text: str | None
+
+
+def _seen_field(work: Work, window: Sequence[Point]) -> str | None:
+    """The payload field that is the text itself, for a guard by its values; None where the texts are put together or lie elsewhere."""
+    if not isinstance(work.texts, TextSource) or work.texts.is_template:
+        return None
+    field = work.texts.expression
+    is_plain = field and '"' not in field and "\\" not in field
+    return field if is_plain and all(field in p.payload for p in window if work.texts.of(p) is not None) else None
+
+
+async def _write(work: Work, wanted: Sequence[_Wanted], *, seen_field: str | None) -> list[_Wanted]:
     """Fill in batches; points that vanish meanwhile are left out. Returns those that were there."""
-    written: list[Point] = []
-    pending = [list(points[i : i + UPSERT_POINTS]) for i in range(0, len(points), UPSERT_POINTS)]
+    written: list[_Wanted] = []
+    pending = [list(wanted[i : i + UPSERT_POINTS]) for i in range(0, len(wanted), UPSERT_POINTS)]
     tries = 0
     while pending:
         batch = pending.pop()
         work.check()
         try:
-            await work.target.vectors.fill(work.migration.target.collection, work.made_field, batch)
+            await work.target.vectors.fill(
+                work.migration.target.collection,
+                work.made_field,
+                [w.point for w in batch],
+                seen=(seen_field, [w.text or "" for w in batch]) if seen_field is not None else None,
+            )
         except BatchTooLarge:
             if len(batch) == 1:
                 raise
@@ -129,59 +163,81 @@ async def _write(work: Work, points: Sequence[Point]) -> list[Point]:
             continue
         except (NotFound, RequestRejected):
             # Applied in part, and a repetition is harmless: the guard leaves alone what is there.
-            there = await work.target.points.existing(work.migration.target.collection, [p.id for p in batch])
+            there = await work.target.points.existing(work.migration.target.collection, [w.point.id for w in batch])
             tries += 1
             if len(there) == len(batch) and tries > MOST_TRIES:
                 raise
             if there:
-                pending.append([p for p in batch if p.id in there])
+                pending.append([w for w in batch if w.point.id in there])
             continue
         written += batch
     return written
 
 
-async def _look_back(work: Work, written: Sequence[Point], texts: dict[PointId, str | None], *, is_stopping: Callable[[], bool]) -> None:
-    """Read the texts again after the write; a vector of a text that is no longer there is replaced, or taken away with its text."""
+async def _look_back(work: Work, written: Sequence[_Wanted]) -> None:
+    """Read the texts again after the write; a vector of a text that is no longer there is replaced, or taken away with its text.
+
+    What is edited at every look is taken away as well: the next pass finds it missing.
+    """
     field, name = work.made_field, work.migration.target.collection
-    suspects = list(written)
-    for _ in range(MOST_LOOKS):
+    suspects = {w.point.id: w for w in written}
+    for look in range(MOST_LOOKS):
         if not suspects:
             return
-        held = await work.target.points.retrieve(name, [p.id for p in suspects], vectors=[field])
-        stale = [p for p in held.values() if p.vectors.get(field) is not None and work.texts.of(p) != texts.get(p.id)]
+        held = await work.target.points.retrieve(name, list(suspects), vectors=[field])
+        stale = [
+            p
+            for p in held.values()
+            if work.texts.of(p) != suspects[p.id].text
+            and _is_ours(p.vectors.get(field), suspects[p.id].point.vectors[field], work.migration.making)
+        ]
+        is_last = look == MOST_LOOKS - 1
         for point in stale:
-            if work.texts.of(point) is None:
+            if is_last or work.texts.of(point) is None:
                 work.check()
-                await work.target.vectors.remove(name, field, point, observed=_text_values(work, point))
-        again = [p for p in stale if work.texts.of(p) is not None]
-        await rewrite_vectors(work, again, is_stopping=is_stopping)
-        texts = texts | {p.id: work.texts.of(p) for p in stale}
-        suspects = again
+                await work.target.vectors.remove(name, field, point)
+        again = [] if is_last else [p for p in stale if work.texts.of(p) is not None]
+        suspects = {w.point.id: w for w in await _rewrite(work, again, is_stopping=lambda: False)}
+
+
+def _is_ours(held: Any, written: Any, made: Recipe) -> bool:
+    """Whether a vector may be the one that was written; an app that edited a text may have written its vector as well."""
+    if held is None or made.vector_kind is not FieldKind.DENSE or isinstance(written, ServerText):
+        return held is not None
+    a, b = np.asarray(held, dtype=np.float64), np.asarray(written, dtype=np.float64)
+    return a.shape == b.shape and float(a @ b) >= SAME_COSINE * float(np.linalg.norm(a) * np.linalg.norm(b))
 
 
 async def rewrite_vectors(work: Work, points: Sequence[Point], *, is_stopping: Callable[[], bool]) -> int:
-    """Embed the texts of points as they were just read, and write the made field over what it holds while the text is still the same.
+    """Embed the texts of points as they were just read, write the made field over what it holds, and look back as after a fill.
 
     Overwriting what an app wrote for the same text with the same model changes nothing. Returns how many were embedded.
     """
+    rewritten = await _rewrite(work, points, is_stopping=is_stopping)
+    await _look_back(work, rewritten)
+    return len(rewritten)
+
+
+async def _rewrite(work: Work, points: Sequence[Point], *, is_stopping: Callable[[], bool]) -> list[_Wanted]:
+    """The guard of each write is the text, as far as a filter can tell it; points that vanish meanwhile are left out."""
     if not points:
-        return 0
+        return []
     made = Made()
     values, _ = await embed_texts(work, points, made, is_stopping=is_stopping)
     await account(work, made.failed)
+    written: list[_Wanted] = []
     for i, value in values.items():
         point = points[i]
+        wanted = _Wanted(point=replace(point, payload={}, vectors={work.made_field: value}), text=work.texts.of(point))
         work.check()
         try:
-            await work.target.vectors.refill(
-                work.migration.target.collection,
-                replace(point, payload={}, vectors={work.made_field: value}),
-                observed=_text_values(work, point),
-            )
+            await work.target.vectors.refill(work.migration.target.collection, wanted.point, observed=_text_values(work, point))
         except (NotFound, RequestRejected):
             if point.id in await work.target.points.existing(work.migration.target.collection, [point.id]):
                 raise
-    return len(values)
+            continue
+        written.append(wanted)
+    return written
 
 
 def _text_values(work: Work, point: Point) -> Payload:

@@ -1,11 +1,12 @@
 """Which migration does a call mean? One whose id is given, or the only open one, in the ledger of any configured connection.
 
-A ledger lies beside the targets of its connection; a person who moves to another server need not know where it lies.
+A ledger lies beside the targets of its connection; a person who moves to another server need not know where it lies, nor must the other
+server answer: it may be the old one, which was switched off.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import islice
 
 import anyio
@@ -20,12 +21,12 @@ OTHERS_S = 8.0
 
 
 async def find_migration(context: OperationContext, migration_id: str | None, connection: str | None = None) -> tuple[Ledger, Migration]:
-    """The migration of that id; without one, the only open one.
+    """The migration of that id, wherever it is recorded; without one, the only open one (of that connection, when one is named).
 
     Raises:
         NotFound: unknown, or none or several are open; they are listed.
+        MigrationError: the connection that was asked for does not answer, and no other holds the migration.
     """
-    own = await context.ledger(connection)
     if migration_id is None:
         found = await migrations_everywhere(context, connection)
         is_open = [(ledger, m) for ledger, m in found if m.is_open]
@@ -36,8 +37,9 @@ async def find_migration(context: OperationContext, migration_id: str | None, co
         return is_open[0]
     wanted = migration_id.strip()
     try:
+        own = await context.ledger(connection)
         return own, await own.migration(wanted)
-    except NotFound:
+    except MigrationError:
         for ledger, migration in await _elsewhere(context, connection):
             if migration.id == wanted:
                 return ledger, migration
@@ -45,14 +47,26 @@ async def find_migration(context: OperationContext, migration_id: str | None, co
 
 
 async def migrations_everywhere(context: OperationContext, connection: str | None = None) -> list[tuple[Ledger, Migration]]:
-    """Those of the named connection, and, when none is named, those of every other one that answers; oldest first a connection."""
-    own = await context.ledger(connection)
-    return [*((own, m) for m in await own.migrations()), *await _elsewhere(context, connection)]
+    """All migrations of every connection that answers; with a name those that touch that connection. Oldest first a connection.
+
+    Raises:
+        MigrationError: the named connection (else the default one) does not answer, and no other one knows an open migration.
+    """
+    others = await _elsewhere(context, connection)
+    if connection is not None:
+        others = [(ledger, m) for ledger, m in others if connection in (m.source.connection, m.target.connection)]
+    try:
+        own = await context.ledger(connection)
+        return [*((own, m) for m in await own.migrations()), *others]
+    except MigrationError:
+        if not any(m.is_open for _, m in others):
+            raise
+        return others
 
 
 async def _elsewhere(context: OperationContext, connection: str | None) -> list[tuple[Ledger, Migration]]:
-    if connection is not None:
-        return []
+    """What the ledgers of all connections but that one record, as far as they answer."""
+    own = context.settings.connection(connection).name
     found: dict[str, list[tuple[Ledger, Migration]]] = {}
 
     async def look(name: str) -> None:
@@ -64,7 +78,7 @@ async def _elsewhere(context: OperationContext, connection: str | None) -> list[
             # Away, or held by another process: it was not asked for by name.
             return
 
-    others = [name for name in context.settings.connections if name != "default"]
+    others = [name for name in context.settings.connections if name != own]
     async with anyio.create_task_group() as group:
         for name in others:
             group.start_soon(look, name)
@@ -73,4 +87,18 @@ async def _elsewhere(context: OperationContext, connection: str | None) -> list[
 
 def listed(migrations: Iterable[Migration]) -> str:
     """Some migrations in one line."""
-    return "; ".join(f"{m.id} ({m.source.collection} -> {m.target.collection}, {m.phase.value})" for m in islice(migrations, 8))
+    return "; ".join(f"{m.id} ({m.route}, {m.phase.value})" for m in islice(migrations, 8))
+
+
+async def open_migrations_of(
+    context: OperationContext, connection: str, wanted: Callable[[Migration], bool], *, beside: Iterable[str] = ()
+) -> list[Migration]:
+    """Open migrations that pass, from the ledgers of `connection` and `beside`, which must answer, and of the others, as far as they do.
+
+    Raises:
+        MigrationError: one that must answer does not.
+    """
+    needed = list(dict.fromkeys((connection, *beside)))
+    recorded = [m for name in needed for m in await (await context.ledger(name)).migrations()]
+    recorded += [m for ledger, m in await _elsewhere(context, connection) if ledger.gateway.connection.name not in needed]
+    return [m for m in recorded if m.is_open and wanted(m)]

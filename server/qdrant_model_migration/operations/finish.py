@@ -10,18 +10,21 @@ from typing import Literal
 import anyio
 
 from qdrant_model_migration.domain.collection import METADATA_KEY
-from qdrant_model_migration.domain.migration import Migration, Phase
-from qdrant_model_migration.errors import Refused
+from qdrant_model_migration.domain.migration import Endpoint, Migration, Phase
+from qdrant_model_migration.errors import ConnectionFailed, Refused
 from qdrant_model_migration.operations.context import OperationContext
+from qdrant_model_migration.operations.finding import open_migrations_of
 from qdrant_model_migration.operations.finish_fields import (
     Action,
     carry_out_in_place,
     check_filled,
+    end_of_filling,
     in_place_facts,
     old_field_of,
     old_field_plan,
     remove_old_field,
 )
+from qdrant_model_migration.operations.finish_sides import created_elsewhere, found_sides
 from qdrant_model_migration.operations.plans import issue_plan, redeem
 from qdrant_model_migration.operations.sweep import has_numbers, mark_quiet, sweep
 from qdrant_model_migration.operations.work import Work
@@ -41,57 +44,67 @@ async def _facts(context: OperationContext, migration: Migration, action: Action
     migration.check_allows(f"finish_migration:{action}")
     if migration.is_in_place:
         return await in_place_facts(context, migration, action, snapshot_first=snapshot_first)
-    sources, targets = await context.gateway(migration.source.connection), await context.gateway(migration.target.connection)
-    ledger = await context.ledger(migration.target.connection)
-    source, target = migration.source.collection, migration.target.collection
-    has_source, has_target = await sources.exists(source), await targets.exists(target)
-    # Whose server, and which collection there.
-    gateway, doomed = {"keep_old": (sources, None), "delete_old": (sources, source), "discard_new": (targets, target)}[action]
-    if action == "discard_new" and has_target and not await _is_ours(targets, migration):
+    targets = await context.gateway(migration.target.connection)
+    # Those that are there: seen from both ends, since two servers may hold collections of one name.
+    held = await found_sides(context, migration, must_see_source=action == "delete_old")
+    doomed = {"keep_old": None, "delete_old": migration.source, "discard_new": migration.target}[action]
+    if action == "discard_new" and migration.target in held.points and not await _is_ours(targets, migration):
         # Planned, never created by us: somebody else has the name now.
         doomed = None
-    for other in await ledger.migrations() if doomed is not None else []:
-        if other.id != migration.id and other.is_open and doomed in (other.source.collection, other.target.collection):
-            raise Refused(
-                f"Nothing was deleted: {doomed!r} belongs to the open migration {other.id} as well. Finish or discard that one first."
-            )
-    counts = {source: await sources.points.count(source)} if has_source else {}
-    counts |= {target: await targets.points.count(target)} if has_target else {}
-    pointing = sorted(alias for alias, collection in (await gateway.aliases()).items() if collection == doomed)
-    if pointing:
-        raise Refused(
-            f"Nothing was deleted: alias {', '.join(map(repr, pointing))} points to {doomed!r}, and deleting a collection drops its aliases. "
-            "Move or remove the alias first."
-        )
+    if doomed is not None:
+        await _check_others(context, migration, doomed)
     if action == "delete_old":
         await check_filled(context, migration)
-    is_there = {None: False, source: has_source, target: has_target}[doomed]
-    deletes = [f"collection {doomed!r} ({counts.get(doomed or '', 0):,} points)"] if is_there else []
-    keeps = [f"collection {name!r} ({counts[name]:,} points)" for name in (source, target) if name in counts and name != doomed]
-    for one in (sources, targets) if migration.is_across_servers else (targets,):
-        keeps += [f"alias {alias!r} -> {name!r}" for alias, name in sorted((await one.aliases()).items()) if name in (source, target)]
-    keeps.append(f"the records of migration {migration.id} in {ledger.collection!r}")
-    warnings = []
+    goes = held.aliases_that_go(migration, doomed)
+    deletes = [f"collection {held.named(doomed)} ({held.points[doomed]:,} points)"] if doomed in held.points and doomed is not None else []
+    deletes += [f"alias {alias!r} of it" for alias in goes]
+    keeps = [f"collection {held.named(side)} ({count:,} points)" for side, count in held.points.items() if side != doomed]
+    keeps += [f"alias {alias!r} -> {held.named(side)}" for alias, side in held.aliases if side != doomed]
+    keeps.append(f"the records of migration {migration.id} in {context.settings.ledger!r}")
+    warnings = [*held.warnings, *(end_of_filling(migration) if action != "discard_new" else [])]
     undo = "A migration that ended with the old collection kept loses nothing: the alias can be pointed back by hand."
+    if migration.is_across_servers:
+        undo = f"A migration that ended with the old collection kept loses nothing: the app can connect to {migration.source.connection!r} again."
+    if goes:
+        warnings.append(
+            f"{', '.join(map(repr, goes))} on connection {migration.source.connection!r} goes with the collection: whoever still connects there fails. Be sure that every "
+            f"reader and writer has moved to connection {migration.target.connection!r}."
+        )
     if doomed is not None:
+        gateway = await context.gateway(doomed.connection)
         has_snapshots = snapshot_first and not gateway.connection.is_embedded
         undo = (
-            f"The snapshot of {doomed!r} that is made first stays in the server's snapshot folder. {recovery(doomed, '<snapshot>')}"
+            f"The snapshot of {held.named(doomed)} that is made first stays in the server's snapshot folder. {recovery(doomed.collection, '<snapshot>')}"
             if has_snapshots
-            else f"None: {doomed!r} is gone for good."
+            else f"None: {held.named(doomed)} is gone for good."
         )
         if not has_snapshots:
             warnings.append(
                 f"No snapshot is made first: {'the embedded database has none' if gateway.connection.is_embedded else 'snapshot_first=false'}."
             )
-    if action == "delete_old" and has_source and not has_numbers(await sources.describe(source)):
+    if action == "delete_old" and held.source is not None and not has_numbers(held.source):
         warnings.append(
-            f"{source!r} has several shards or replicas: writes that reached it after the swap cannot be told from older ones and would be deleted with it."
+            f"{held.named(migration.source)} has several shards or replicas: writes that reached it after the swap cannot be told from older ones and would be deleted with it."
         )
-    if action == "delete_old" and has_target and (old := old_field_of(migration)) is not None:
+    if action == "delete_old" and migration.target in held.points and (old := old_field_of(migration)) is not None:
         listed, kept, told = await old_field_plan(targets, migration, old)
         deletes, keeps, warnings = [*deletes, *listed], [*kept, *keeps], [*warnings, *told]
+    counts = {held.label(side): count for side, count in held.points.items()}
     return FinishPlan(code="", action=action, deletes=deletes, keeps=keeps, counts=counts, warnings=warnings, undo=undo, expires_at="")
+
+
+async def _check_others(context: OperationContext, migration: Migration, doomed: Endpoint) -> None:
+    """Refuse to delete what another open migration reads or writes, wherever that one is recorded."""
+    others = await open_migrations_of(
+        context,
+        migration.target.connection,
+        lambda m: m.id != migration.id and doomed in (m.source, m.target),
+        beside=(doomed.connection,),
+    )
+    for other in others:
+        raise Refused(
+            f"Nothing was deleted: {doomed.collection!r} belongs to the open migration {other.id} as well. Finish or discard that one first."
+        )
 
 
 async def _is_ours(gateway: Gateway, migration: Migration) -> bool:
@@ -114,7 +127,8 @@ def _digest(plan: FinishPlan, migration: Migration, *, snapshot_first: bool) -> 
     facts = [plan.model_dump(mode="json", exclude={"keeps"} if migration.writes != "frozen" else set()), migration.phase, snapshot_first]
     if migration.writes != "frozen" and migration.phase is Phase.CUT_OVER:
         # The target serves and grows; what is deleted is the source, whose count stays a fact.
-        facts[0] = {**facts[0], "counts": {migration.source.collection: plan.counts.get(migration.source.collection)}}  # type: ignore[dict-item]
+        source = migration.source.label(with_connection=migration.is_across_servers)
+        facts[0] = {**facts[0], "counts": {source: plan.counts.get(source)}}  # type: ignore[dict-item]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
@@ -162,7 +176,7 @@ async def finish(work: Work, *, action: Action, snapshot_first: bool, code: str)
         not migration.is_in_place
         and migration.phase in (Phase.CUT_OVER, Phase.FINISHED)
         and migration.cutover is not None
-        and await work.source.exists(migration.source.collection)
+        and await _sees_source(work, action)
     ):
         await _carry_over_late_writes(work, refuses=action == "delete_old")
     await work.change(lambda m: m.model_copy(update={"intent": intent}))
@@ -190,11 +204,21 @@ async def finish(work: Work, *, action: Action, snapshot_first: bool, code: str)
             # A snapshot may take hours; what was written meanwhile is not in it.
             await _refuse_if_written(work)
         work.check()
-        await gateway.delete_collection(doomed)
-        deleted.append(doomed)
+        await gateway.delete_collection(doomed, with_aliases=created_elsewhere(migration) if action == "delete_old" else ())
+        deleted += [doomed, *(line for line in plan.deletes if line.startswith("alias "))]
     if action == "delete_old" and (old := old_field_of(migration)) is not None:
         deleted += await remove_old_field(work, old)
     return await _ended(work, action, code, plan, deleted, snapshot)
+
+
+async def _sees_source(work: Work, action: Action) -> bool:
+    """Whether the source is there; an old server that does not answer is as good as none, unless something is to be deleted on it."""
+    try:
+        return await work.source.exists(work.migration.source.collection)
+    except ConnectionFailed:
+        if action == "delete_old" or not work.migration.is_across_servers:
+            raise
+        return False
 
 
 async def _ended(work: Work, action: Action, code: str, plan: FinishPlan, deleted: list[str], snapshot: str | None) -> FinishOutcome:
@@ -219,7 +243,7 @@ async def _carry_over_late_writes(work: Work, *, refuses: bool) -> None:
         # Nothing tells a late write from a newer one there; the plan said so, and its count of the source was checked.
         return
     seen = work.migration.cutover.source_seen if work.migration.cutover else None
-    before = await work.source.points.watermark(name)
+    before = await work.source_mark()
     since = before - seen - 1 if before is not None and seen is not None else 0
     gap, _ = await sweep(work, carries_deletes=False)
     await work.record("swept", f"carried over {gap.carried_over}, superseded {gap.superseded}, unresolved {gap.unresolved}")

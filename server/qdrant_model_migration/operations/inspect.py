@@ -16,7 +16,7 @@ from qdrant_model_migration.domain.findings import (
     provenance_of,
     shown,
 )
-from qdrant_model_migration.domain.migration import Migration
+from qdrant_model_migration.domain.migration import Endpoint, Migration
 from qdrant_model_migration.domain.points import Point
 from qdrant_model_migration.domain.texts import FieldStatistics, framework_of, text_statistics
 from qdrant_model_migration.errors import MigrationError
@@ -71,7 +71,7 @@ async def inspect(
         capabilities=facts.capabilities,
         connection=gateway.connection.name,
     )
-    migrations = await open_migrations(context, connection)
+    migrations = await open_migrations(context, gateway.connection.name)
     if collection is None:
         return await overview(context, gateway, server, migrations, name_filter, response_format)
     name, alias = await resolve_allowed(context, gateway, collection)
@@ -102,7 +102,8 @@ async def _one(
     bare = {f.name: sum(f.name not in p.vectors for p in with_vectors) for f in found.fields}
     size = size_of(points, found.fields, found.config, payload_bytes(payloads), _rows(found, with_vectors), is_embedded=facts.is_embedded)
     params = found.config.get("params") or {}
-    own = [m for m in migrations if name in (m.source.collection, m.target.collection)]
+    here = Endpoint(connection=server.connection, collection=name)
+    own = [m for m in migrations if here in (m.source, m.target)]
     usable = [f for f in fields if field_name_is_usable(f.field)]
     info = CollectionInfo(
         name=name,

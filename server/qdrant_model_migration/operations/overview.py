@@ -12,6 +12,7 @@ from qdrant_model_migration.domain.findings import fitted, limits_of
 from qdrant_model_migration.domain.migration import Migration
 from qdrant_model_migration.errors import AccessDenied, NotFound, Refused
 from qdrant_model_migration.operations.context import OperationContext
+from qdrant_model_migration.operations.finding import migrations_everywhere
 from qdrant_model_migration.qdrant.gateway import Gateway
 from qdrant_model_migration.results import AliasInfo, CollectionSummary, InspectResult, MigrationSummary, NextStep, ServerInfo
 from qdrant_model_migration.settings import Settings
@@ -42,16 +43,16 @@ async def resolve_allowed(context: OperationContext, gateway: Gateway, name: str
     return found, alias
 
 
-async def open_migrations(context: OperationContext, connection: str | None) -> list[Migration]:
-    """Open migrations of collections inside the allow-list; none without a ledger or without the right to read it."""
-    ledger = await context.ledger(connection)
+async def open_migrations(context: OperationContext, connection: str) -> list[Migration]:
+    """Open migrations from or to a connection, of collections inside the allow-list; none without the right to read the ledger.
+
+    One that leads to another server is recorded there.
+    """
     try:
-        if not await ledger.exists():
-            return []
-        recorded = await ledger.migrations()
+        recorded = await migrations_everywhere(context, connection)
     except AccessDenied:
         return []
-    return [m for m in recorded if m.is_open and is_visible(context.settings, m.source.collection)]
+    return [m for _, m in recorded if m.is_open and is_visible(context.settings, m.source.collection)]
 
 
 async def overview(
@@ -104,7 +105,7 @@ def _overview_step(server: ServerInfo, migrations: list[Migration], wanted: list
 
 
 def status_step(migration: Migration) -> NextStep:
-    why = f"Migration {migration.id} of {migration.source.collection!r} is open, in phase '{migration.phase.value}'."
+    why = f"Migration {migration.id} ({migration.route}) is open, in phase '{migration.phase.value}'."
     return NextStep(tool="migration_status", arguments={"migration_id": migration.id}, why=why)
 
 
@@ -136,6 +137,8 @@ def migration_summary(found: Migration) -> MigrationSummary:
         phase=found.phase.value,
         source=found.source.collection,
         target=found.target.collection,
+        source_connection=found.source.connection if found.is_across_servers else None,
+        target_connection=found.target.connection if found.is_across_servers else None,
         strategy=found.strategy,
         error=found.error[:200] if found.error else None,
     )

@@ -16,7 +16,7 @@ from qdrant_model_migration.domain.derived import check_datatype
 from qdrant_model_migration.domain.migration import Endpoint, Gate, Migration
 from qdrant_model_migration.domain.model import ModelKind, ModelSpec
 from qdrant_model_migration.domain.strategies import Strategy
-from qdrant_model_migration.domain.target import TargetPlan, default_field, name_problem, plan_target, target_name
+from qdrant_model_migration.domain.target import EMBEDDED_UNSTATED, TargetPlan, default_field, name_problem, plan_target, target_name
 from qdrant_model_migration.domain.texts import NoTexts, Texts, TextSource, text_statistics
 from qdrant_model_migration.domain.texts_file import TextsFile, coverage
 from qdrant_model_migration.errors import AlreadyExists, Refused, Unsupported
@@ -58,8 +58,13 @@ class Request(BaseModel):
     target_connection: str | None = None
 
     def digest(self, source: str) -> str:
-        """Of the resolved request: an alias and its collection ask for the same."""
-        fields = self.model_dump(mode="json") | {"collection": source}
+        """Of the resolved request: an alias and its collection ask for the same, and so do no connection and the default one."""
+        here = self.connection or "default"
+        fields = self.model_dump(mode="json") | {
+            "collection": source,
+            "connection": here,
+            "target_connection": self.target_connection or here,
+        }
         return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -145,10 +150,16 @@ def _migration(sides: Sides, request: Request, plan: TargetPlan, migration_id: s
         restore=plan.restore,
         on_cutover=plan.on_cutover,
         indexes=plan.indexes,
-        intended=plan.intended,
+        intended={**plan.intended, **_unstated(sides)},
         total_points=sides.source.points,
         is_filling=sides.is_in_place and sides.strategy.made is not None,
     )
+
+
+def _unstated(sides: Sides) -> dict[str, str]:
+    """What one side cannot say of itself when only the other one is a server."""
+    one, other = sides.source_gateway.connection, sides.target_gateway.connection
+    return EMBEDDED_UNSTATED if one.is_embedded != other.is_embedded else {}
 
 
 def _new_id(digest: str, migrations: list[Migration]) -> str:

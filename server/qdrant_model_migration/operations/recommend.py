@@ -4,40 +4,37 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import anyio
 
 from qdrant_model_migration.domain.collection import Collection, VectorField
-from qdrant_model_migration.domain.estimates import foreign_letters, mean_words, size_of
+from qdrant_model_migration.domain.estimates import foreign_letters, size_of
 from qdrant_model_migration.domain.model import ModelKind, ModelSpec
 from qdrant_model_migration.domain.points import Payload, Point
 from qdrant_model_migration.domain.strategy import Goal, Observations, Readers, Writes, advise, size_remark
 from qdrant_model_migration.domain.texts import Texts
 from qdrant_model_migration.domain.texts_file import coverage
-from qdrant_model_migration.embedders.base import AnyEmbedder
-from qdrant_model_migration.errors import MigrationError, ModelNotUsable, NotFound, Refused, TransientEmbedding
+from qdrant_model_migration.errors import MigrationError, NotFound, Refused
 from qdrant_model_migration.operations.advice import label, recommendation, summary_of, warnings_of, without_repeats
 from qdrant_model_migration.operations.cards import Measured
 from qdrant_model_migration.operations.context import OperationContext
+from qdrant_model_migration.operations.new_model import ADDS, check_kind, default_model, new_model, rows_of, timed
 from qdrant_model_migration.operations.overview import connection_argument, resolve_allowed
-from qdrant_model_migration.operations.sampling import ChosenText, Timing, chosen_text, payload_bytes, sample_points, time_model
+from qdrant_model_migration.operations.sampling import ChosenText, chosen_text, payload_bytes, sample_points
 from qdrant_model_migration.operations.shortening import measure_dimensions
 from qdrant_model_migration.operations.source_match import BUDGET_S, source_match
-from qdrant_model_migration.qdrant.gateway import Gateway, ServerFacts
+from qdrant_model_migration.qdrant.gateway import Gateway
 from qdrant_model_migration.results import DimensionQuality, RecommendResult, SourceMatch, UsableModel
 
 SAMPLE = 256
-TIMED_TEXTS = 512
 ANSWER_S = 36.0
-TIMING_S = 4.0
 MEASURING_S = 5.0
 MAX_MODELS = 20
 
 _NEEDS_NO_TEXT = frozenset({Goal.SHRINK_VECTORS, Goal.CHANGE_QUANTIZATION})
-_ADDS = {Goal.ADD_SPARSE: ModelKind.SPARSE, Goal.ADD_MULTIVECTOR: ModelKind.MULTIVECTOR}
-_NEEDS_MODEL = frozenset({Goal.REPLACE_MODEL, Goal.COMPARE_MODELS, *_ADDS})
+
+_NEEDS_MODEL = frozenset({Goal.REPLACE_MODEL, Goal.COMPARE_MODELS, *ADDS})
 
 
 async def recommend(
@@ -80,15 +77,16 @@ async def recommend(
     notice = context.notice(gateway.connection.name)
     target = await _target(context, gateway, target_connection)
     side = await target.facts() if target is not None else facts
-    wanted = _default_model(model, aim, side)
+    wanted = default_model(model, aim, side)
     if wanted is None and aim in _NEEDS_MODEL:
         models = await _models(context, aim)
         summary = f"{notice}Choose a model for {label(found, field)}, then call again with 'model'. {len(models)} are usable here."
         return RecommendResult(summary=summary, warnings=warnings, models=models)
 
     current, match = await _tested(context, gateway, found, field, text.source, current_model, deadline - clock(), warnings)
-    chosen = await _new_model(context, wanted, (target or gateway).connection.name, current)
-    timing = await _timed(chosen.embedder, text.texts, warnings)
+    chosen = await new_model(context, wanted, (target or gateway).connection.name, current)
+    check_kind(chosen.spec, aim)
+    timing = await timed(chosen.embedder, text.texts, warnings)
     qualities = await _qualities(gateway, found, field, aim, deadline - clock())
     seen = Observations(
         goal=aim,
@@ -98,6 +96,7 @@ async def recommend(
         target_server=side.version if target is not None else None,
         target_capabilities=frozenset(side.capabilities) if target is not None else None,
         is_target_embedded=side.is_embedded and target is not None,
+        is_target_cluster=side.is_cluster,
         collection=found,
         data_bytes=_data_bytes(found, payloads),
         field=field,
@@ -109,9 +108,9 @@ async def recommend(
         model_problem=chosen.problem,
         current=current,
         match=match,
-        rows=_rows(chosen.spec, timing, text.texts),
+        rows=rows_of(chosen.spec, timing, text.texts),
         cut=_at(qualities, chosen.spec),
-        has_passed_comparison=await _has_passed(context, target or gateway, name, current, chosen.spec),
+        has_passed_comparison=await _has_passed(context, gateway, name, current, chosen.spec),
         writes=writes,
         readers=readers,
         has_alias=alias is not None or bool(found.aliases),
@@ -150,7 +149,7 @@ def _goal(goal: str) -> Goal:
 
 
 def _field(found: Collection, goal: Goal, vector: str | None) -> VectorField | None:
-    if goal in _ADDS and vector is None:
+    if goal in ADDS and vector is None:
         return found.dense[0] if found.dense else None
     if goal is Goal.CHANGE_QUANTIZATION and vector is None and found.dense:
         return found.dense[0]
@@ -162,7 +161,7 @@ def _data_bytes(found: Collection, payloads: list[Payload]) -> int:
 
 
 async def _models(context: OperationContext, goal: Goal) -> list[UsableModel]:
-    usable = await context.catalogue.usable(_ADDS.get(goal, ModelKind.DENSE))
+    usable = await context.catalogue.usable(ADDS.get(goal, ModelKind.DENSE))
     return [
         UsableModel(name=u.name, kind=str(u.kind), dimensions=u.dimensions, max_tokens=u.max_tokens, is_ready=u.is_ready, note=u.note)
         for u in usable[:MAX_MODELS]
@@ -200,11 +199,11 @@ def _at(qualities: list[DimensionQuality], spec: ModelSpec | None) -> DimensionQ
     return max((q for q in qualities if q.dimensions <= wanted), key=lambda q: q.dimensions, default=None)
 
 
-async def _has_passed(context: OperationContext, target: Gateway, name: str, current: ModelSpec | None, spec: ModelSpec | None) -> bool:
-    """Whether a comparison of these two models on this collection came out well; it is kept where the target's ledger lies."""
+async def _has_passed(context: OperationContext, source: Gateway, name: str, current: ModelSpec | None, spec: ModelSpec | None) -> bool:
+    """Whether a comparison of these two models on this collection came out well; it is kept beside the collection."""
     if current is None or spec is None:
         return False
-    found = await (await context.ledger(target.connection.name)).evidence(name, current.name, spec.name)
+    found = await (await context.ledger(source.connection.name)).evidence(name, current.name, spec.name)
     return found is not None and found.verdict in ("better", "equivalent")
 
 
@@ -213,57 +212,6 @@ async def _target(context: OperationContext, source: Gateway, target_connection:
     if target_connection in (None, source.connection.name):
         return None
     return await context.gateway(target_connection)
-
-
-def _default_model(model: str | None, goal: Goal, side: ServerFacts) -> str | None:
-    """What is meant when hybrid search is wished and no model named: BM25, by the server where it can."""
-    if model is not None or goal is not Goal.ADD_SPARSE:
-        return model
-    return "qdrant:bm25" if side.can("server_bm25") else None
-
-
-@dataclass(frozen=True, kw_only=True)
-class _NewModel:
-    """The new model, as far as it is known and can be used here."""
-
-    embedder: AnyEmbedder | None = None
-    spec: ModelSpec | None = None
-    problem: str | None = None
-
-
-async def _new_model(context: OperationContext, model: str | None, connection: str, current: ModelSpec | None) -> _NewModel:
-    if model is None:
-        return _NewModel()
-    name = await anyio.to_thread.run_sync(context.catalogue.resolve, model)
-    if context.catalogue.is_server_side(name) and context.catalogue.kind(name) is ModelKind.SPARSE:
-        # Loading it would write to a scratch collection, and there is nothing to learn.
-        return _NewModel(spec=ModelSpec(name=str(name), kind=ModelKind.SPARSE, is_server_side=True, modifier="idf"))
-    try:
-        embedder = await context.any_model(model, connection)
-    except (ModelNotUsable, Refused) as error:
-        # Stored vectors can be cut although the model itself cannot be asked for fewer dimensions.
-        if current is None or name.dimensions is None or str(name.model_copy(update={"dimensions": None})) != current.name:
-            raise
-        spec = current.model_copy(update={"name": f"{current.name}@{name.dimensions}", "dimensions": name.dimensions})
-        return _NewModel(spec=spec, problem=str(error))
-    return _NewModel(embedder=embedder, spec=embedder.spec)
-
-
-def _rows(spec: ModelSpec | None, timing: Timing | None, texts: list[str]) -> float | None:
-    """Token vectors or sparse entries of a text, from the sample."""
-    if timing is not None and timing.rows is not None:
-        return timing.rows
-    return mean_words(texts) if spec is not None and spec.kind is ModelKind.SPARSE else None
-
-
-async def _timed(embedder: AnyEmbedder | None, texts: list[str], warnings: list[str]) -> Timing | None:
-    if embedder is None or not texts:
-        return None
-    try:
-        return await time_model(embedder, texts[:TIMED_TEXTS], budget_s=TIMING_S)
-    except TransientEmbedding as error:
-        warnings.append(f"The time was not measured: {error}")
-        return None
 
 
 async def _tested(
@@ -281,7 +229,7 @@ async def _tested(
         return None, None
     try:
         with anyio.move_on_after(max(1.0, left_s)):
-            embedder = await context.model(current_model)
+            embedder = await context.model(current_model, gateway.connection.name)
             if text is None:
                 warnings.append(f"current_model {current_model!r} could not be tested: no text was found to embed again.")
                 return embedder.spec, None

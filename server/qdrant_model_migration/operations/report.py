@@ -14,7 +14,7 @@ async def markdown_report(ledger: Ledger, migration: Migration) -> str:
     lines = [
         f"# Migration {migration.id}",
         "",
-        f"{migration.source.collection} -> {migration.target.collection}, strategy {migration.strategy}, phase {migration.phase.value}.",
+        f"{migration.route}, strategy {migration.strategy}, phase {migration.phase.value}.",
         _model(migration),
         "",
         "## Backfill",

@@ -59,7 +59,7 @@ async def source_match(
     Raises:
         NotFound, Refused, Unsupported, EmbeddingError: the stated model is unknown or cannot be used.
     """
-    embedder = await context.model(current_model)
+    embedder = await context.model(current_model, gateway.connection.name)
     spec = embedder.spec
 
     def answer(sampled: int, threshold: float, cosines: Dense | None, causes: list[str], *, is_match: bool) -> SourceMatch:

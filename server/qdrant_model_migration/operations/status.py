@@ -138,7 +138,7 @@ def worker_of(lease: Lease) -> Worker:
 
 
 def _summary(migration: Migration, worker: Worker, progress: Progress, *, is_paused: bool) -> str:
-    head = f"Migration {migration.id} ({migration.source.collection} -> {migration.target.collection}): {migration.phase.value}"
+    head = f"Migration {migration.id} ({migration.route}): {migration.phase.value}"
     if migration.error:
         return f"{head}, stopped by an error: {migration.error}"
     if is_paused:
@@ -173,6 +173,8 @@ def undo_of(migration: Migration) -> str:
     if migration.is_in_place and migration.is_open:
         what = "restores the quantization as it was" if migration.made is None else f"removes the vector {migration.making.field!r}"
         return f"finish_migration with action='discard_new' {what}; nothing else of the collection was changed."
+    if migration.is_across_servers and migration.phase is Phase.CUT_OVER:
+        return f"swap_alias with direction='back' removes the alias again; the app connects to {migration.source.connection!r} as before."
     return _UNDO[migration.phase]
 
 
@@ -182,7 +184,7 @@ def _next_step(migration: Migration, answer: StatusResult) -> tuple[NextStep | N
     phase = migration.phase
     if answer.is_paused and phase in (Phase.TARGET_CREATED, Phase.BACKFILLING, Phase.BACKFILLED):
         return None, None
-    if phase is Phase.BACKFILLING or answer.is_filling:
+    if phase is Phase.BACKFILLING or answer.is_filling or (migration.error and phase is Phase.CUT_OVER and migration.is_filling):
         if migration.error or (answer.worker.state != "running" and not is_starting(answer)):
             return NextStep(tool="start_backfill", arguments=me, why="take the work up where it was left; nothing is lost"), None
         eta = answer.progress.eta_seconds or 0
@@ -232,6 +234,5 @@ def after_verification(migration: Migration) -> NextStep:
 
 
 def _is_unverified_fill(migration: Migration) -> bool:
-    """Whether the last verification was made before the new field was filled."""
-    verification, filled = migration.verification, migration.filled
-    return filled is not None and (verification is None or (verification.coverage or 0.0) < filled.share - 0.001)
+    """Whether nothing proved the new field complete since its filling began."""
+    return migration.filled is not None and (migration.verification is None or not migration.verification.is_complete)

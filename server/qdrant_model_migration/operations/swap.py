@@ -29,7 +29,7 @@ from qdrant_model_migration.operations.context import OperationContext, now
 from qdrant_model_migration.operations.diff import differences, expectation
 from qdrant_model_migration.operations.plans import issue_plan, redeem
 from qdrant_model_migration.operations.speed import check_speed
-from qdrant_model_migration.operations.sweep import has_numbers, sweep_until_quiet
+from qdrant_model_migration.operations.sweep import forget_own_numbers, has_numbers, sweep_until_quiet
 from qdrant_model_migration.operations.work import Work
 from qdrant_model_migration.qdrant.ledger import Ledger
 from qdrant_model_migration.results import SwapOutcome, SwapPlan, WriteGap
@@ -59,7 +59,12 @@ async def swap_facts(
         )
         old = source.field(migration.dense_field or "")
         target = await targets.describe(migration.target.collection)
-        breaks = breaks_of(migration, moves, old.size if old else None, is_numbered=has_numbers(source, target))
+        may_mark = sources.connection.is_embedded or (
+            migration.verification is not None and migration.verification.source_operation is not None
+        )
+        breaks = breaks_of(
+            migration, moves, old.size if old else None, is_numbered=has_numbers(source, target) and may_mark, may_mark=may_mark
+        )
         created = [m.alias for m in moves if m.previous is None]
         if created and left:
             breaks = (
@@ -160,6 +165,8 @@ async def swap(work: Work, *, direction: Direction, alias: str | None, code: str
         await work.change(lambda m: m.model_copy(update={"phase": m.after("swapped"), "intent": "sweeping"}))
         await work.record("swapped", moved)
         return await _swept(work, code, carries_deletes=True)
+    if work.migration.has_fill_stage and work.migration.is_filling and not work.source.connection.is_embedded:
+        await forget_own_numbers(work)
     outcome = SwapOutcome(alias=moves[0].alias, previous=moves[0].previous, current=moves[0].current)
     # What the swap forward answered is no longer so.
     update = {"outcomes": {code: outcome.model_dump(mode="json")}, "intent": None}
@@ -214,7 +221,7 @@ async def _prepared(work: Work, direction: Direction, alias: str | None, code: s
     facts = await swap_facts(work.context, work.migration, direction, alias, checks_age=False)
     target_mark = await work.target.points.watermark(work.migration.target.collection)
     written, work.written = work.written or {}, None
-    seen = await work.source.points.watermark(work.migration.source.collection) or 0
+    seen = await work.source_mark() or 0
     carried = {tag(i): (operation, seen) for i, operation in written.items()}
     cutover = Cutover(moves=facts.moves, at=now(), source_watermark=mark, target_watermark=target_mark, carried=carried)
 
@@ -255,7 +262,7 @@ async def _close_the_lag(work: Work) -> int | None:
     """
     name = work.migration.source.collection
     if work.migration.writes == "frozen":
-        mark = await work.source.points.watermark(name)
+        mark = await work.source_mark()
         counts = [await work.source.points.count(name), await work.target.points.count(work.migration.target.collection)]
         verified = work.migration.verification
         assert verified is not None
@@ -273,7 +280,7 @@ async def _close_the_lag(work: Work) -> int | None:
     work.progress.stage = "closing the lag"
     found: list[int] = []
     for _ in range(MOST_PASSES):
-        mark = await work.source.points.watermark(name)
+        mark = await work.source_mark()
         work.written = {}
         lag, _ = await catch_up_pass(work)
         found.append(lag.missing + lag.extra + lag.changed)

@@ -16,6 +16,7 @@ from qdrant_model_migration.domain.migration import Cutover, Migration
 from qdrant_model_migration.domain.points import PointId, tag
 from qdrant_model_migration.domain.verification import Difference, Kind, Tally
 from qdrant_model_migration.operations.catch_up import delete_extra, insert_missing, rewrite
+from qdrant_model_migration.operations.context import now
 from qdrant_model_migration.operations.diff import differences, expectation
 from qdrant_model_migration.operations.work import PAGE, Work
 from qdrant_model_migration.qdrant.gateway import Gateway
@@ -36,7 +37,7 @@ async def sweep_until_quiet(work: Work, *, carries_deletes: bool) -> tuple[Write
     for number in range(MOST_SWEEPS):
         if number:
             await anyio.sleep(PAUSE_S)
-        before = await work.source.points.watermark(name)
+        before = await work.source_mark()
         gap, notes = await sweep(work, carries_deletes=carries_deletes)
         after = await mark_quiet(work)
         is_quiet = before is None or after is None or after <= before + 1
@@ -79,14 +80,52 @@ async def sweep(work: Work, *, carries_deletes: bool) -> tuple[WriteGap, list[st
 
 async def mark_quiet(work: Work) -> int | None:
     """Take the source's mark and record it: nothing with a higher number has been looked at yet."""
-    mark = await work.source.points.watermark(work.migration.source.collection)
+    mark = await work.source_mark()
+    await _keep(work, source_seen=mark)
+    return mark
 
+
+async def carry_what_was_written(work: Work) -> WriteGap | None:
+    """A sweep when the source got a write since it was last looked at; None when it did not.
+
+    Across servers the writers move with a release of the app, perhaps long after the swap; until then they write to the source. Deletes are
+    not carried over: nothing tells them from those of somebody who clears the old collection.
+    """
+    cutover = work.migration.cutover
+    mark = await work.source_mark()
+    if cutover is None or mark is None:
+        return None
+    if cutover.source_seen is not None and mark <= cutover.source_seen + 1:
+        # The mark was an operation itself, and must not be taken for a write later.
+        await _keep(work, source_seen=mark)
+        return None
+    gap, _ = await sweep(work, carries_deletes=False)
+    # The mark from before the sweep: what was written during it is due for the next.
+    await _keep(work, source_seen=mark, source_changed_at=now())
+    return gap
+
+
+async def forget_own_numbers(work: Work) -> None:
+    """After a rollback: what the target got up to now is not newer than the source, where no point of it differs by a write of the app.
+
+    Filling numbers points as an app's write does. Without this look, what the source gets from now on could not be told from what an app
+    wrote to the target while it served, and a filled target could not be brought up to date again.
+    """
+    target = await work.target.describe(work.migration.target.collection)
+    if not has_numbers(work.source_collection, target):
+        return
+    work.progress.stage = "looking for what was written to the target while it served"
+    mark = await work.target.points.watermark(target.name)
+    if not await written_since(work):
+        await _keep(work, target_watermark=mark)
+
+
+async def _keep(work: Work, **fields: object) -> None:
     def keep(migration: Migration) -> Migration:
         assert migration.cutover is not None
-        return migration.model_copy(update={"cutover": migration.cutover.model_copy(update={"source_seen": mark})})
+        return migration.model_copy(update={"cutover": migration.cutover.model_copy(update=fields)})
 
     await work.change(keep)
-    return mark
 
 
 async def written_since(work: Work) -> list[str]:
@@ -180,8 +219,8 @@ async def _decide(
 
     async def still_due(wanted: Sequence[Difference]) -> set[PointId]:
         # Embedding takes a while, and the target serves: what was written through the alias meanwhile wins.
-        now = await _versions(work.target, target, [d.id for d in wanted]) if is_numbered else {}
-        return {d.id for d in wanted if now.get(d.id) == targets.get(d.id)}
+        latest = await _versions(work.target, target, [d.id for d in wanted]) if is_numbered else {}
+        return {d.id for d in wanted if latest.get(d.id) == targets.get(d.id)}
 
     work.written = {}
     try:

@@ -9,6 +9,7 @@ from qdrant_model_migration.domain.collection import FieldKind, fields_of
 from qdrant_model_migration.domain.migration import Migration, Phase, Recipe
 from qdrant_model_migration.domain.query_changes import query_snippet
 from qdrant_model_migration.operations.context import OperationContext
+from qdrant_model_migration.operations.finding import open_migrations_of
 from qdrant_model_migration.operations.fitting import SAMPLE_SIZE
 from qdrant_model_migration.operations.status import undo_of
 from qdrant_model_migration.qdrant.gateway import Gateway
@@ -16,7 +17,7 @@ from qdrant_model_migration.results import ConfigDifference, CreateTargetResult,
 
 
 def would_create(migration: Migration, has_ledger: bool, ledger: str) -> list[str]:
-    """Everything that would appear on the server."""
+    """Everything that would appear on the server; on that of the target, when there are two."""
     found = [] if has_ledger else [f"collection {ledger!r} (the ledger: payload only, a few records)"]
     found.append(f"record of migration {migration.id} in {ledger!r}")
     fields = fields_of(migration.create)
@@ -31,7 +32,8 @@ def would_create(migration: Migration, has_ledger: bool, ledger: str) -> list[st
             f"vector field {described} in {migration.source.collection!r}, empty at first, and what it is in the collection's metadata"
         )
     else:
-        found.append(f"collection {migration.target.collection!r} ({described}), empty, index building off")
+        where = f" on connection {migration.target.connection!r}" if migration.is_across_servers else ""
+        found.append(f"collection {migration.target.collection!r}{where} ({described}), empty, index building off")
     if migration.making.kind == "linear_map":
         found.append(
             f"before that: a linear map, fitted and judged on a sample of up to {migration.sample_size or SAMPLE_SIZE:,} points, kept in {ledger!r}"
@@ -42,13 +44,18 @@ def would_create(migration: Migration, has_ledger: bool, ledger: str) -> list[st
 
 
 async def _rivals(context: OperationContext, migration: Migration) -> list[str]:
-    """Other open migrations of the same source."""
-    ledger = await context.ledger(migration.target.connection)
+    """Other open migrations of the same source, wherever they lead."""
+    others = await open_migrations_of(
+        context,
+        migration.target.connection,
+        lambda m: m.id != migration.id and m.source == migration.source,
+        beside=(migration.source.connection,),
+    )
     return [
-        f"Migration {m.id} of {m.source.collection!r} to {m.target.collection!r} is open too, in phase '{m.phase.value}': both would move the same aliases. "
-        f"Go on with that one (migration_status), or discard one with finish_migration."
-        for m in await ledger.migrations()
-        if m.is_open and m.id != migration.id and m.source.collection == migration.source.collection
+        f"Migration {m.id} ({m.route}) is open too, in phase '{m.phase.value}'"
+        + (": both would move the same aliases" if m.target.connection == migration.target.connection else "")
+        + ". Go on with that one (migration_status), or discard one with finish_migration."
+        for m in others
     ]
 
 

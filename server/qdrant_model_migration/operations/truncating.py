@@ -47,7 +47,7 @@ async def check_truncation(
     current: str | None,
     match: SourceMatch | None,
 ) -> None:
-    """Refuse a cut that nothing speaks for.
+    """Refuse a cut that nothing speaks for; a comparison that does is kept on the source's `connection`, where it was made.
 
     Raises:
         Refused: not fewer dimensions, vectors of another model, stored as bytes, or neither a Matryoshka model nor a comparison that passed.

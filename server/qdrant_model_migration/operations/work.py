@@ -12,7 +12,7 @@ from qdrant_model_migration.domain.migration import EventRecord, Migration, Pace
 from qdrant_model_migration.domain.points import Point, PointId
 from qdrant_model_migration.domain.texts import NoTexts, Texts, TextSource, UnreadableTexts
 from qdrant_model_migration.embedders.base import AnyEmbedder
-from qdrant_model_migration.errors import ModelNotUsable, Refused
+from qdrant_model_migration.errors import AccessDenied, ConnectionFailed, ModelNotUsable, Refused
 from qdrant_model_migration.operations.context import OperationContext, now
 from qdrant_model_migration.operations.deriving import Deriver
 from qdrant_model_migration.qdrant.gateway import Gateway
@@ -45,11 +45,30 @@ class Work:
     progress: Progress = field(default_factory=lambda: Progress(stage="starting"))
     written: dict[PointId, int] | None = None
     """Where a mapping is given: the number of the operation that wrote each point of the target."""
+    is_source_away: bool = False
+    """The other server did not answer when this was opened: the source is not described, and only what can do without it may be done."""
 
     def note_written(self, point_ids: Iterable[PointId], operation: int | None) -> None:
         """Remember the operation that wrote these points, where that is asked for."""
         if self.written is not None and operation is not None:
             self.written.update(dict.fromkeys(point_ids, operation))
+
+    async def source_mark(self) -> int | None:
+        """As `Points.watermark` of the source. None where its key may only read: then late writes cannot be told from newer ones."""
+        try:
+            return await self.source.points.watermark(self.migration.source.collection)
+        except AccessDenied:
+            return None
+
+    async def find_source(self) -> None:
+        """Describe the source after all, once its server answers again.
+
+        Raises:
+            ConnectionFailed: it still does not.
+        """
+        self.source_collection = await _described(self.source, self.migration.source.collection)
+        self.deriver = await _deriver(self.migration, self.ledger, self.source_collection)
+        self.is_source_away = False
 
     @property
     def id(self) -> str:
@@ -119,16 +138,21 @@ class Work:
 
 
 async def open_work(context: OperationContext, migration: Migration, check: Callable[[], None], epoch: int = 0) -> Work:
-    """Both sides of a migration; a source that is gone already is described as empty."""
+    """Both sides of a migration; a source that is gone already, or whose other server does not answer, is described as empty.
+
+    Raises:
+        ConnectionFailed: Qdrant does not answer; where there are two, that of the target.
+    """
     source = await context.gateway(migration.source.connection)
     target = await context.gateway(migration.target.connection)
     ledger = await context.ledger(migration.target.connection)
-    has_source = await source.exists(migration.source.collection)
-    described = (
-        await source.describe(migration.source.collection)
-        if has_source
-        else Collection(name=migration.source.collection, points=0, fields=(), config={})
-    )
+    is_away = False
+    try:
+        described = await _described(source, migration.source.collection)
+    except ConnectionFailed:
+        if not migration.is_across_servers:
+            raise
+        is_away, described = True, _nothing(migration.source.collection)
     return Work(
         context=context,
         migration=migration,
@@ -141,7 +165,16 @@ async def open_work(context: OperationContext, migration: Migration, check: Call
         deriver=await _deriver(migration, ledger, described),
         epoch=epoch,
         pace=await ledger.pace(migration.id),
+        is_source_away=is_away,
     )
+
+
+async def _described(gateway: Gateway, collection: str) -> Collection:
+    return await gateway.describe(collection) if await gateway.exists(collection) else _nothing(collection)
+
+
+def _nothing(collection: str) -> Collection:
+    return Collection(name=collection, points=0, fields=(), config={})
 
 
 async def texts_of_migration(context: OperationContext, migration: Migration) -> Texts:

@@ -47,7 +47,7 @@ async def make_points(work: Work, sources: Sequence[Point], *, is_stopping: Call
         values = await _derive(work, sources, made)
     elif recipe is not None and work.makes_now:
         values, without = await embed_texts(work, sources, made, is_stopping=is_stopping)
-        if work.migration.on_missing_text == "skip":
+        if work.migration.on_missing_text == "skip" and recipe.stage == "insert":
             left_out = without  # by policy: the verification sees it by the missing text
     for i, source in enumerate(sources):
         if i in left_out:

@@ -86,7 +86,7 @@ class Caller:
             # A 429 without retry-after means that the batch can never pass the limiter.
             raise RateLimited("Qdrant's rate limit was reached.", float(error.retry_after_s)) from None
         except UnexpectedResponse as error:
-            raise from_status(error) from None
+            raise from_status(error, self.connection) from None
         except ResponseHandlingException as error:
             raise self._unreachable(type(error.source).__name__) from None
         except (ConnectionError, TimeoutError) as error:
@@ -100,7 +100,7 @@ class Caller:
 
     def _unreachable(self, kind: str) -> ConnectionFailed:
         return ConnectionFailed(
-            f"Qdrant (connection '{self.connection.name}') does not answer ({kind}). Check that the server runs and that QDRANT_URL names it; "
+            f"Qdrant (connection '{self.connection.name}') does not answer ({kind}). Check that the server runs and that {_settings_of(self.connection)[0]} names it; "
             "`qdrant-model-migration doctor` tells more."
         )
 
@@ -112,7 +112,7 @@ class Caller:
             grpc.StatusCode.NOT_FOUND: NotFound,
             grpc.StatusCode.ALREADY_EXISTS: AlreadyExists,
             grpc.StatusCode.INVALID_ARGUMENT: RequestRejected,
-            grpc.StatusCode.UNAUTHENTICATED: lambda _: no_key(),
+            grpc.StatusCode.UNAUTHENTICATED: lambda _: no_key(self.connection),
             grpc.StatusCode.PERMISSION_DENIED: lambda t: AccessDenied(f"The key lacks a right: {t}."),
             grpc.StatusCode.UNIMPLEMENTED: lambda t: Unsupported(f"This Qdrant does not know the call: {t}."),
             grpc.StatusCode.RESOURCE_EXHAUSTED: lambda t: BatchTooLarge(f"Qdrant refused the size or rate of the request: {t}."),
@@ -134,11 +134,20 @@ def no_inference(text: str) -> Unsupported:
     return Unsupported(f"This Qdrant has no inference service, and computes nothing itself but BM25: {text}.")
 
 
-def no_key() -> AccessDenied:
-    return AccessDenied("Qdrant refused the key: it is missing or wrong. Set QDRANT_API_KEY to a key that may manage collections.")
+def _settings_of(connection: Connection) -> tuple[str, str]:
+    """Which settings hold the address and the key of a connection."""
+    if connection.name == "default":
+        return "QDRANT_URL", "QDRANT_API_KEY"
+    return "QDRANT_MIGRATION_CONNECTIONS", "the variable that its 'key_variable' in QDRANT_MIGRATION_CONNECTIONS names"
 
 
-def from_status(error: UnexpectedResponse) -> MigrationError:
+def no_key(connection: Connection) -> AccessDenied:
+    return AccessDenied(
+        f"Qdrant (connection '{connection.name}') refused the key: it is missing or wrong. Set {_settings_of(connection)[1]} to a key that may manage collections."
+    )
+
+
+def from_status(error: UnexpectedResponse, connection: Connection) -> MigrationError:
     """Our error for an HTTP answer; nothing of the request is repeated."""
     text = _reason(error)
     match error.status_code:
@@ -149,7 +158,7 @@ def from_status(error: UnexpectedResponse) -> MigrationError:
                 else RequestRejected(text)
             )
         case 401:
-            return no_key()
+            return no_key(connection)
         case 403:
             return AccessDenied(f"The key lacks a right: {text}. A migration needs a key that may manage collections and aliases.")
         case 404:

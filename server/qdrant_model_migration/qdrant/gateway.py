@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from contextlib import suppress
 
 import anyio
@@ -17,6 +17,7 @@ from qdrant_model_migration.qdrant import translate
 from qdrant_model_migration.qdrant.client import Caller, close_caller, open_caller
 from qdrant_model_migration.qdrant.points import Points
 from qdrant_model_migration.qdrant.raw import Raw
+from qdrant_model_migration.qdrant.searches import Searches
 from qdrant_model_migration.qdrant.shards import Shards
 from qdrant_model_migration.qdrant.vectors import Vectors
 from qdrant_model_migration.settings import Connection
@@ -24,6 +25,7 @@ from qdrant_model_migration.settings import Connection
 Version = tuple[int, int, int]
 
 GATES: dict[str, Version] = {
+    "random_sample": (1, 11, 0),
     "update_filter": (1, 15, 4),
     "server_bm25": (1, 15, 2),
     "collection_metadata": (1, 16, 0),
@@ -75,6 +77,7 @@ class Gateway:
         self.points = Points(caller)
         self.shards = Shards(caller)
         self.vectors = Vectors(caller)
+        self.searches = Searches(caller)
         self._raw = Raw(caller)
         self._facts: ServerFacts | None = None
 
@@ -280,13 +283,13 @@ class Gateway:
             )
         return found
 
-    async def delete_collection(self, name: str) -> None:
-        """Delete a collection. Its aliases would vanish with it, so it is refused while one points there.
+    async def delete_collection(self, name: str, *, with_aliases: Container[str] = ()) -> None:
+        """Delete a collection. Its aliases vanish with it, so it is refused while another than `with_aliases` points there.
 
         Raises:
             RequestRejected: an alias points to it, or Qdrant says it deleted nothing.
         """
-        pointing = [alias for alias, collection in (await self.aliases()).items() if collection == name]
+        pointing = [alias for alias, collection in (await self.aliases()).items() if collection == name and alias not in with_aliases]
         if pointing:
             raise RequestRejected(f"Collection {name!r} was not deleted: alias {', '.join(map(repr, pointing))} points to it.")
         if not await self.exists(name):

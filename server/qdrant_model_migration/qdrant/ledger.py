@@ -123,7 +123,7 @@ class Ledger:
         body = (await self._read("migration", migration_id, "")).body if await self.exists() else None
         if body is None:
             open_ones = [m for m in await self.migrations() if m.is_open]
-            listed = "; ".join(f"{m.id} ({m.source.collection} -> {m.target.collection}, {m.phase.value})" for m in open_ones[:5])
+            listed = "; ".join(f"{m.id} ({m.route}, {m.phase.value})" for m in open_ones[:5])
             raise NotFound(f"Nothing was changed: there is no migration {migration_id!r}. Open migrations: {listed or 'none'}.")
         return Migration.model_validate(body)
 

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import groupby
-from typing import Any
 
 from qdrant_client import models
 
 from qdrant_model_migration.domain.points import Payload, Point, PointId
-from qdrant_model_migration.errors import RequestRejected
+from qdrant_model_migration.errors import NotFound, RequestRejected
 from qdrant_model_migration.qdrant import translate
 from qdrant_model_migration.qdrant.client import Caller
 
 COUNT_PAGE = 100
+
+Seen = tuple[str, Sequence[str]]
+"""A payload field, and the strings that points were seen to hold there."""
 
 
 class Vectors:
@@ -49,12 +51,22 @@ class Vectors:
                 if offset is None:
                     return total
 
-    async def fill(self, collection: str, field: str, points: Sequence[Point]) -> None:
+    async def fill(self, collection: str, field: str, points: Sequence[Point], *, seen: Seen | None = None) -> None:
         """Write `field` of the points that lack it; those that have it keep theirs.
+
+        `seen` names a payload field and the values that the points had there: a point that holds none of them any more is left alone,
+        unless strict mode refuses such a condition. One filter serves the whole request, so that one value taken for another passes.
 
         Raises:
             NotFound, RequestRejected: one of the points is gone; some of the others may have been written.
         """
+        if seen is not None:
+            try:
+                await self._update(collection, points, _lacks(field, seen))
+                return
+            except RequestRejected:
+                # No index on the field, or too many values; whoever calls looks at the values again.
+                pass
         await self._update(collection, points, _lacks(field))
 
     async def refill(self, collection: str, point: Point, *, observed: Payload) -> None:
@@ -63,25 +75,42 @@ class Vectors:
         Raises:
             NotFound, RequestRejected: the point is gone.
         """
-        await self._update(collection, [point], translate.still_holds(point.id, observed, {}))
+        try:
+            await self._update(collection, [point], translate.still_holds(point.id, observed, {}))
+        except RequestRejected:
+            # Strict mode refuses its conditions: no index, or too many.
+            if not await self._is_as_observed(collection, point, observed):
+                return
+            await self._update(collection, [point], None)
 
-    async def remove(self, collection: str, field: str, point: Point, *, observed: Payload) -> None:
-        """Take `field` from one point while the values of `observed` are as they were seen.
+    async def remove(self, collection: str, field: str, point: Point) -> None:
+        """Take `field` from one point, whatever else became of it; nothing happens where the point is gone.
 
-        A UUID is named outright: no condition of a write may name one (see `translate.still_holds`).
+        Raises:
+            RequestRejected: the server refuses it.
         """
-        selector: Any = (
-            models.FilterSelector(filter=translate.still_holds(point.id, observed, {}))
-            if isinstance(point.id, int)
-            else models.PointIdsList(points=[point.id])
-        )
-        await self._call(
-            lambda: self._call.rest.delete_vectors(
-                collection, vectors=[field], points=selector, wait=True, shard_key_selector=point.shard_key
+        try:
+            await self._call(
+                lambda: self._call.rest.delete_vectors(
+                    collection,
+                    vectors=[field],
+                    points=models.PointIdsList(points=[point.id]),
+                    wait=True,
+                    shard_key_selector=point.shard_key,
+                )
             )
-        )
+        except (NotFound, RequestRejected):
+            if await self._is_there(collection, point):
+                raise
 
-    async def _update(self, collection: str, points: Sequence[Point], guard: models.Filter) -> None:
+    async def _is_there(self, collection: str, point: Point) -> bool:
+        return bool(await self._call(lambda: self._call.rest.retrieve(collection, [point.id], with_payload=False)))
+
+    async def _is_as_observed(self, collection: str, point: Point, observed: Payload) -> bool:
+        found = await self._call(lambda: self._call.rest.retrieve(collection, [point.id], with_payload=True))
+        return any(all((r.payload or {}).get(key) == value for key, value in observed.items()) for r in found)
+
+    async def _update(self, collection: str, points: Sequence[Point], guard: models.Filter | None) -> None:
         def key(point: Point) -> str:
             return repr(point.shard_key)
 
@@ -95,5 +124,9 @@ class Vectors:
             )
 
 
-def _lacks(field: str) -> models.Filter:
-    return models.Filter(must_not=[models.HasVectorCondition(has_vector=field)])
+def _lacks(field: str, seen: Seen | None = None) -> models.Filter:
+    lacks: models.Condition = models.HasVectorCondition(has_vector=field)
+    if seen is None:
+        return models.Filter(must_not=[lacks])
+    key, values = seen
+    return models.Filter(must=[models.FieldCondition(key=f'"{key}"', match=models.MatchAny(any=sorted(set(values))))], must_not=[lacks])

@@ -95,7 +95,7 @@ async def compare_models(
         )
     step = NextStep(
         tool="recommend_strategy",
-        arguments={"collection": collection, "goal": "replace_model", "model": models[-1]},
+        arguments=without_none({"collection": collection, "goal": "replace_model", "model": models[-1], "connection": connection}),
         why="see what the change would cost",
     )
     return _result(app.context.notice(connection), found, None, step)

@@ -105,12 +105,22 @@ def _declined(app: App, migration: Migration) -> SwapResult:
 
 
 def _undo(migration: Migration, direction: Direction) -> str:
+    if direction == "forward" and migration.is_across_servers:
+        return f"swap_alias with direction='back' removes the alias again; the app connects to {migration.source.connection!r} as before."
     if direction == "forward":
         return "swap_alias with direction='back' returns the readers to the old collection."
     return (
         f"When nothing was written to {migration.target.collection!r} while it served, start_backfill, verify_target and a new swap move forward again; "
         "else start_backfill refuses, so that those writes are not lost."
     )
+
+
+def _where(migration: Migration) -> str:
+    return f" on connection {migration.target.connection!r}" if migration.is_across_servers else ""
+
+
+def _now(outcome: SwapOutcome) -> str:
+    return f"now points to {outcome.current!r}" if outcome.current is not None else "was removed"
 
 
 def _swapped(notice: str, migration: Migration, direction: Direction, outcome: SwapOutcome) -> SwapResult:
@@ -140,7 +150,7 @@ def _swapped(notice: str, migration: Migration, direction: Direction, outcome: S
         else NextStep(tool="migration_status", arguments={"migration_id": migration.id}, why="see what can follow a rollback")
     )
     return SwapResult(
-        summary=f"{notice}Alias {outcome.alias!r} now points to {outcome.current or 'nothing'!r} (before: {outcome.previous or 'nothing'}).{late}",
+        summary=f"{notice}Alias {outcome.alias!r}{_where(migration)} {_now(outcome)} (before: {outcome.previous or 'nothing'}).{late}",
         warnings=warnings,
         next_step=step,
         undo=_undo(migration, direction),

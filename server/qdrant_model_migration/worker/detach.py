@@ -1,4 +1,4 @@
-"""How does a driver come to life? As a process of its own that outlives the chat, or inside this one for the embedded database."""
+"""How does a driver come to life? As a process of its own that outlives the chat, or inside this one where a side is the embedded database."""
 
 from __future__ import annotations
 
@@ -38,7 +38,9 @@ class Drivers:
         """
         if self._context.settings.is_read_only:
             raise Refused("Nothing was changed: QDRANT_MIGRATION_READ_ONLY is set.")
-        if (await self._context.gateway(migration.target.connection)).connection.is_embedded:
+        sides = (migration.source.connection, migration.target.connection)
+        if any(self._context.settings.connection(name).is_embedded for name in sides):
+            # An embedded database is locked by this process; another one could open neither side of it.
             if migration.id not in self._inside:
                 self._inside.add(migration.id)
                 self._context.background.start_soon(self._drive_inside, migration)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Literal
 
 import anyio
 
 from qdrant_model_migration.domain.catch_up import has_converged
-from qdrant_model_migration.domain.migration import Phase
+from qdrant_model_migration.domain.migration import Migration, Phase
 from qdrant_model_migration.domain.pacing import Rate, eta_seconds
 from qdrant_model_migration.errors import ConnectionFailed, Interrupted, LeaseLost, MigrationError, Refused, TransientEmbedding
 from qdrant_model_migration.operations.catch_up import catch_up_pass
@@ -18,12 +17,11 @@ from qdrant_model_migration.operations.sweep import has_numbers, written_since
 from qdrant_model_migration.operations.work import Work, open_work
 from qdrant_model_migration.qdrant.probe import prove_fill, prove_guard
 from qdrant_model_migration.results import Lag, Progress
+from qdrant_model_migration.worker.late_writes import LateWrites, Step
 from qdrant_model_migration.worker.lease import HeldLease, take_lease
 from qdrant_model_migration.worker.operations import carry_out, chosen
 from qdrant_model_migration.worker.pipeline import Pipeline
 from qdrant_model_migration.worker.stages import fill, requantize
-
-Step = Literal["worked", "waiting", "idle"]
 
 LOG = logging.getLogger(__name__)
 POLL_S = 0.5
@@ -34,8 +32,11 @@ CLOSING_S = 1.5
 GIVE_UP_S = 1800.0
 """A Qdrant or a provider that is away for longer ends the driver; what is written is recorded."""
 MOST_PASSES = 20
+MOST_KEEPING_UP = 8
 FILLED_IN = frozenset({Phase.BACKFILLED, Phase.VERIFIED, Phase.CUT_OVER})
 """Phases in which a field that an app's collection got goes on being filled."""
+AFTER_THE_SOURCE = frozenset({Phase.CUT_OVER, Phase.FINISHED, Phase.ABANDONED})
+"""Phases in which nothing of the driver's own accord needs the source."""
 LEAST_PAUSE_S = 5.0
 
 
@@ -62,6 +63,7 @@ class Driver:
         self._has_stopped = False
         self._caught_up_at: float | None = None
         self._pass_pause_s = LEAST_PAUSE_S
+        self._late_writes = LateWrites()
         self._rate = Rate()
 
     async def run(self) -> None:
@@ -217,6 +219,10 @@ class Driver:
     async def _step(self, held: HeldLease, work: Work) -> Step:
         """Do the next thing there is."""
         pending = [o for o in await work.ledger.operations(self._id) if o.state in ("requested", "running")]
+        is_needed = any(o.kind != "finish" for o in pending) or (not pending and work.migration.phase not in AFTER_THE_SOURCE)
+        if work.is_source_away and is_needed:
+            # What does not need it goes on: an old server that was switched off must not keep a migration from being ended.
+            await work.find_source()
         if pending:
             await carry_out(work, await chosen(work, pending))
             return "worked"
@@ -228,6 +234,9 @@ class Driver:
         if work.migration.phase is Phase.BACKFILLING:
             await self._backfill(held, work)
             return "worked"
+        carried = await self._late_writes.step(work)
+        if carried == "worked":
+            return carried
         if work.migration.serves_while_filled and work.migration.is_filling and work.migration.phase in FILLED_IN:
             return await self._keep_filling(held, work)
         if (
@@ -237,7 +246,7 @@ class Driver:
         ):
             return await self._keep_up(work)
         work.progress.stage = work.migration.phase.value
-        return "idle"
+        return carried
 
     async def _backfill(self, held: HeldLease, work: Work) -> None:
         """All ranges, then the field that is filled in place, then passes until one converges."""
@@ -343,13 +352,23 @@ class Driver:
         if self._caught_up_at is not None and began - self._caught_up_at < self._pass_pause_s:
             return "waiting"
         work.progress.stage = "keeping up"
-        lag, repaired = await catch_up_pass(work)
-        is_done = has_converged([0, lag.missing + lag.extra + lag.changed], work.source_collection.points, is_frozen=False)
+        # The first pass finds what was written since the last one, however much that is; whether it keeps up shows in those behind it.
+        found = [0]
+        is_done = False
+        while not is_done and len(found) <= MOST_KEEPING_UP:
+            lag, repaired = await catch_up_pass(work)
+            found.append(lag.missing + lag.extra + lag.changed)
+            is_done = has_converged(found, work.source_collection.points, is_frozen=False)
+            if repaired.missing or repaired.extra or repaired.changed:
+                LOG.info("Carried over: %s", repaired)
         lag = lag.model_copy(update={"has_converged": is_done})
-        phase = work.migration.phase if is_done else work.migration.after("found_incomplete")
-        await work.change(lambda m: m.model_copy(update={"lag": lag, "phase": phase}))
-        if repaired.missing or repaired.extra or repaired.changed:
-            LOG.info("Carried over: %s", repaired)
+
+        def keep(m: Migration) -> Migration:
+            # A call may have begun the filling meanwhile: what this pass found says nothing about that phase.
+            is_judged = not is_done and m.phase in (Phase.BACKFILLED, Phase.VERIFIED)
+            return m.model_copy(update={"lag": lag, "phase": m.after("found_incomplete") if is_judged else m.phase})
+
+        await work.change(keep)
         self._caught_up_at = anyio.current_time()
         # A pass reads both collections: they are to be read at most a quarter of the time.
         self._pass_pause_s = max(LEAST_PAUSE_S, 3 * (self._caught_up_at - began))

@@ -15,6 +15,7 @@ from qdrant_model_migration.errors import ConnectionFailed, Interrupted, LeaseLo
 from qdrant_model_migration.operations.catch_up import catch_up_pass
 from qdrant_model_migration.operations.compare import compare_migration
 from qdrant_model_migration.operations.context import now
+from qdrant_model_migration.operations.deriving import Deriver
 from qdrant_model_migration.operations.finish import finish
 from qdrant_model_migration.operations.fitting import SAMPLE_SIZE, fit
 from qdrant_model_migration.operations.repair import repair
@@ -111,7 +112,7 @@ async def _has_moved_nothing(work: Work) -> bool:
 async def _fit(work: Work, arguments: dict[str, Any]) -> BaseModel:
     """Fit the linear map on a sample, judge it, and keep it with the migration."""
     migration = work.migration
-    embedder = await work.context.model(migration.spec.name)
+    embedder = await work.context.model(migration.spec.name, migration.target.connection)
 
     async def show(progress: Progress) -> None:
         work.progress.stage, work.progress.read, work.progress.total = progress.stage, progress.read, progress.total
@@ -128,6 +129,8 @@ async def _fit(work: Work, arguments: dict[str, Any]) -> BaseModel:
         progress=show,
     )
     await work.ledger.save_map(work.id, found)
+    # The same driver may go on with the backfill.
+    work.deriver = Deriver.linear_map(found)
     await work.ledger.save_held_out(work.id, held_out)
     await work.change(lambda m: m.model_copy(update={"fitted": report}))
     await work.record(
@@ -153,7 +156,11 @@ async def _record_verification(work: Work, found: Verification) -> None:
     event = "verified" if found.is_complete else "found_incomplete"
 
     def change(migration: Migration) -> Migration:
-        return migration.model_copy(update={"verification": found, "phase": migration.after(event)})  # type: ignore[arg-type]
+        filled = migration.filled
+        if filled is not None and found.coverage is not None:
+            counts = {"points": found.target_points, "with_vector": round(found.coverage * found.target_points), "at": found.at}
+            filled = filled.model_copy(update=counts)
+        return migration.model_copy(update={"verification": found, "filled": filled, "phase": migration.after(event)})  # type: ignore[arg-type]
 
     await work.change(change)
     await work.record(

@@ -6,13 +6,14 @@ from collections.abc import Callable
 
 import anyio
 
-from qdrant_model_migration.domain.catch_up import SMALL_LAG
+from qdrant_model_migration.domain.catch_up import has_converged
 from qdrant_model_migration.domain.migration import Filled, Migration
 from qdrant_model_migration.domain.pacing import Budget
 from qdrant_model_migration.domain.quantization import QuantizationSettings
 from qdrant_model_migration.errors import Interrupted, MigrationError, Refused
 from qdrant_model_migration.operations.filling import FillPass, coverage, fill_pass
 from qdrant_model_migration.operations.requantize import apply
+from qdrant_model_migration.operations.sweep import carry_what_was_written, has_numbers
 from qdrant_model_migration.operations.work import Work
 from qdrant_model_migration.results import Progress
 from qdrant_model_migration.worker.pipeline import DEFAULT_CONCURRENCY
@@ -21,47 +22,52 @@ MOST_FILLS = 20
 
 
 async def fill(work: Work, is_asked_to_stop: Callable[[], bool]) -> None:
-    """Passes over the points that lack the made field, until one finds little or nothing to fill.
+    """Passes over the points that lack the made field, until one fills nothing; while an app writes, no more than the app drops meanwhile.
 
     Raises:
         Interrupted: the driver was asked to stop or to pause; what is filled is filled.
-        MigrationError: writers drop the vector as fast as it is filled.
+        MigrationError: writes were said to be frozen, and every pass finds vectors dropped.
     """
     meter = await _Meter.of(work, lambda: is_asked_to_stop() or work.pace.is_paused)
-    found = FillPass()
+    is_frozen = work.migration.writes == "frozen"
+    # Filled before, each pass stands for itself: it does not begin anew what a few upserts of the app dropped.
+    written = [0] if work.migration.filled is not None and work.migration.filled.has_converged else list[int]()
     for _ in range(MOST_FILLS):
+        if not (work.migration.filled and work.migration.filled.has_converged):
+            await _carry_over_first(work)
         found = await fill_pass(
             work, is_stopping=meter.is_stopping, on_window=meter.count, concurrency=work.pace.concurrency or DEFAULT_CONCURRENCY
         )
-        is_over = _is_over(work, found, meter)
+        written.append(found.written)
+        is_over = has_converged(written, work.progress.total, is_frozen=is_frozen)
         meter.add(found)
-        filled = (await coverage(work, without_text=found.without_text)).model_copy(update={"has_converged": is_over})
-        if (
-            filled.model_copy(update={"at": ""}) != (work.migration.filled or filled).model_copy(update={"at": ""})
-            or work.migration.filled is None
-        ):
-            await _record(work, filled)
+        await _record(work, (await coverage(work, without_text=found.without_text)).model_copy(update={"has_converged": is_over}))
         if is_over:
             return
     raise MigrationError(
-        f"Filling {work.made_field!r} did not converge: the last pass still found {found.written:,} points without it. Writers upsert without "
-        "the new vector; let them write both, or update vectors and payloads only."
+        f"Filling {work.made_field!r} did not converge: the last pass still found {written[-1]:,} points without it"
+        + (", although writes were said to be frozen. Find the writer" if is_frozen else "")
+        + ". Writers upsert without the new vector; let them write both, or update vectors and payloads only."
     )
 
 
+async def _carry_over_first(work: Work) -> None:
+    """Filling numbers the target's points anew: what the source got late is carried over while it can still be told from newer writes."""
+    is_beside = not (work.migration.is_in_place or work.migration.is_across_servers or work.source.connection.is_embedded)
+    if is_beside and not work.migration.is_serving_source and has_numbers(work.source_collection):
+        gap = await carry_what_was_written(work)
+        if gap is not None and (gap.carried_over or gap.unresolved):
+            await work.record("swept", f"carried over {gap.carried_over}, superseded {gap.superseded}, unresolved {gap.unresolved}")
+
+
 async def _record(work: Work, filled: Filled) -> None:
-    was_over = work.migration.filled is not None and work.migration.filled.has_converged
+    before = work.migration.filled
+    if before is not None and before.model_copy(update={"at": filled.at}) == filled:
+        return
+    was_over = before is not None and before.has_converged
     await work.change(lambda m: m.model_copy(update={"filled": filled}))
     if filled.has_converged and not was_over:
         await work.record("filled", f"{filled.with_vector:,} of {filled.points:,} points hold {work.made_field!r}")
-
-
-def _is_over(work: Work, found: FillPass, meter: _Meter) -> bool:
-    """A pass that filled nothing is the last; while an app writes, also one that filled no more than an app writes meanwhile."""
-    if not found.written:
-        return True
-    few = max(SMALL_LAG, work.progress.total // 1000)
-    return work.migration.writes != "frozen" and meter.passes > 0 and found.written <= few
 
 
 class _Meter:
@@ -73,7 +79,6 @@ class _Meter:
         self._before = FillPass()
         self._budget = Budget(anyio.current_time)
         self.is_stopping = is_stopping
-        self.passes = 0
 
     @classmethod
     async def of(cls, work: Work, is_stopping: Callable[[], bool]) -> _Meter:
@@ -97,7 +102,6 @@ class _Meter:
 
     def add(self, found: FillPass) -> None:
         """A pass is over."""
-        self.passes += 1
         self._before.written += found.written
         self._before.failed += found.failed
         self._before.tokens += found.tokens
