@@ -9,6 +9,7 @@ from typing import Any
 from qdrant_model_migration.domain.migration import Endpoint, Migration, Phase
 from qdrant_model_migration.domain.points import Point, PointId
 from qdrant_model_migration.domain.target import plan_target
+from qdrant_model_migration.domain.texts import TextSource
 from qdrant_model_migration.operations.context import OperationContext, now
 from qdrant_model_migration.operations.work import Work
 
@@ -65,7 +66,14 @@ async def work_on(
     for field, index in migration.indexes.items():
         await gateway.create_payload_index(migration.target.collection, field, index)
     return Work(
-        context=context, migration=migration, source=gateway, target=gateway, ledger=ledger, source_collection=described, check=check
+        context=context,
+        migration=migration,
+        source=gateway,
+        target=gateway,
+        ledger=ledger,
+        source_collection=described,
+        check=check,
+        texts=TextSource.parse(text_field),
     )
 
 
