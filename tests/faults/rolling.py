@@ -59,7 +59,7 @@ class Writer(threading.Thread):
         self._may_write = threading.Event()
         self._may_write.set()
         self._is_idle = threading.Event()
-        self.kinds = KINDS
+        self.kinds: tuple[str, ...] = KINDS
         self.expected: dict[PointId, Expected] = {}
         self.deleted: set[PointId] = set()
         self.written: dict[str, int] = dict.fromkeys(KINDS, 0)
@@ -117,13 +117,17 @@ class Writer(threading.Thread):
         elif kind == "text":
             held.payload["title"] = self._texts.next()
             self._alias.set_payload(chosen, {"title": held.payload["title"]})
+            self._set_vector(chosen, self._texts.vectors[held.payload["title"]])
         elif kind == "vector":
-            held.vector = self._texts.vectors[self._texts.next()]
-            self._alias.call("PUT", "/points/vectors?wait=true", {"points": [{"id": chosen, "vector": held.vector}]})
+            self._set_vector(chosen, [x + self._rng.gauss(0, 0.003) for x in held.vector])
         else:
             del self.expected[chosen]
             self.deleted.add(chosen)
             self._alias.delete([chosen])
+
+    def _set_vector(self, point_id: PointId, vector: Vector) -> None:
+        self.expected[point_id].vector = vector
+        self._alias.call("PUT", "/points/vectors?wait=true", {"points": [{"id": point_id, "vector": vector}]})
 
     def _chosen(self) -> PointId:
         now = time.monotonic()
@@ -144,11 +148,12 @@ class Writer(threading.Thread):
         self._may_write.set()
 
     def edit_texts(self, count: int) -> list[PointId]:
-        """Change the text alone of some points, from the test's own thread, while the writer is paused."""
+        """Change text and old vector of some points, each by itself, from the test's own thread, while the writer is paused."""
         chosen = self._rng.sample(list(self.expected), count)
         for point_id in chosen:
             self.expected[point_id].payload["title"] = self._texts.next()
             self._alias.set_payload(point_id, {"title": self.expected[point_id].payload["title"]})
+            self._set_vector(point_id, self._texts.vectors[self.expected[point_id].payload["title"]])
         return chosen
 
     def __enter__(self) -> Self:

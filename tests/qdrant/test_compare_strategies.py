@@ -152,7 +152,7 @@ async def test_fused_hits_have_the_scores_of_reciprocal_ranks(
         sims = np.einsum("qd,ntd->nqt", asked, tokens).max(axis=2).sum(axis=1)
         reranked = sorted(by_dense, key=lambda i: -sims[i])[:5]
         for exact in (True, False):
-            fused = await gateway.points.hybrid(
+            fused = await gateway.searches.hybrid(
                 name,
                 query.tolist(),
                 {"indices": [1, 7], "values": [1.0, 1.0]},
@@ -164,13 +164,13 @@ async def test_fused_hits_have_the_scores_of_reciprocal_ranks(
             )
             assert [hit.score for hit in fused] == pytest.approx(best, abs=1e-6)
             assert {hit.id: hit.score for hit in fused} == pytest.approx({hit.id: expected[int(hit.id)] for hit in fused}, abs=1e-6)
-            hits = await gateway.points.rerank(
+            hits = await gateway.searches.rerank(
                 name, query.tolist(), asked.tolist(), using="", tokens_using="t", depth=20, limit=5, exact=exact
             )
             assert [hit.id for hit in hits] == reranked
             assert [hit.score for hit in hits] == pytest.approx([sims[i] for i in reranked], abs=1e-4)
         # A query of which nothing counts leaves the dense hits.
-        alone = await gateway.points.hybrid(
+        alone = await gateway.searches.hybrid(
             name, query.tolist(), {"indices": [], "values": []}, using="", sparse_using="s", depth=20, limit=10, exact=True
         )
         assert [hit.id for hit in alone] == by_dense[:10].tolist()
@@ -307,6 +307,20 @@ async def test_a_migration_without_texts_takes_only_queries_that_are_given(
             await compare_migration(context, migration)
         found = await compare_migration(context, migration, queries=judged_queries(payloads, 10))
         assert found.is_judged
+
+
+async def test_strict_mode_bounds_the_prefetch_too(server: QdrantServer, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    payloads = corpus(120)
+    backend = Backend(name=server.version, environment=server.environment, version=server.version)
+    async with opened(backend, monkeypatch) as context:
+        specs = await seeded(context, name, payloads, {"": OLD, "sparse": "qdrant:bm25"})
+        limits = {"enabled": True, "max_query_limit": 50}
+        rest(f"{server.url}/collections/{name}", method="PATCH", body={"strict_mode_config": limits})
+        made = Recipe(field="sparse", kind="embed", vector_kind=FieldKind.SPARSE)
+        found = await compare_migration(
+            context, migration_of(name, made, specs["sparse"], source=name), queries=judged_queries(payloads, 10)
+        )
+        assert found.candidates == [f"{OLD} + qdrant:bm25 (RRF)"]
 
 
 @pytest.mark.slow

@@ -8,10 +8,10 @@ from typing import Any
 
 from qdrant_model_migration.domain.migration import Endpoint, Migration, Phase
 from qdrant_model_migration.domain.points import Point, PointId
+from qdrant_model_migration.domain.strategies import STRATEGY
 from qdrant_model_migration.domain.target import plan_target
-from qdrant_model_migration.domain.texts import TextSource
 from qdrant_model_migration.operations.context import OperationContext, now
-from qdrant_model_migration.operations.work import Work
+from qdrant_model_migration.operations.work import Work, open_work
 
 MODEL = "builtin:hashing-32"
 
@@ -24,6 +24,7 @@ async def work_on(
     new_name: str | None = None,
     model: str = MODEL,
     text_field: str = "text",
+    strategy: str = "new_collection",
     check: Callable[[], None] = lambda: None,
     **fields: Any,
 ) -> Work:
@@ -41,12 +42,13 @@ async def work_on(
         migration_id=f"m-{source}",
         has_metadata=True,
         on_disk=None,
+        strategy=STRATEGY[strategy],
     )
     migration = Migration(
         id=f"m-{source}",
         arguments_digest="test",
         created_at=now(),
-        strategy="new_collection",
+        strategy=strategy,
         source=Endpoint(collection=source),
         target=Endpoint(collection=f"{source}-new"),
         recipes=plan.recipes,
@@ -65,16 +67,7 @@ async def work_on(
     await gateway.create_collection(migration.target.collection, migration.create)
     for field, index in migration.indexes.items():
         await gateway.create_payload_index(migration.target.collection, field, index)
-    return Work(
-        context=context,
-        migration=migration,
-        source=gateway,
-        target=gateway,
-        ledger=ledger,
-        source_collection=described,
-        check=check,
-        texts=TextSource.parse(text_field),
-    )
+    return await open_work(context, migration, check)
 
 
 async def held(work: Work, *, vectors: tuple[str, ...] = ()) -> dict[PointId, Point]:

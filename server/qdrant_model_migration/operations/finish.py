@@ -18,6 +18,7 @@ from qdrant_model_migration.operations.finish_fields import (
     Action,
     carry_out_in_place,
     check_filled,
+    end_of_filling,
     in_place_facts,
     old_field_of,
     old_field_plan,
@@ -60,7 +61,7 @@ async def _facts(context: OperationContext, migration: Migration, action: Action
     keeps = [f"collection {held.named(side)} ({count:,} points)" for side, count in held.points.items() if side != doomed]
     keeps += [f"alias {alias!r} -> {held.named(side)}" for alias, side in held.aliases if side != doomed]
     keeps.append(f"the records of migration {migration.id} in {context.settings.ledger!r}")
-    warnings = list(held.warnings)
+    warnings = [*held.warnings, *(end_of_filling(migration) if action != "discard_new" else [])]
     undo = "A migration that ended with the old collection kept loses nothing: the alias can be pointed back by hand."
     if migration.is_across_servers:
         undo = f"A migration that ended with the old collection kept loses nothing: the app can connect to {migration.source.connection!r} again."

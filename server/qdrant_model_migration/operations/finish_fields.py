@@ -50,6 +50,14 @@ async def check_filled(context: OperationContext, migration: Migration) -> None:
         )
 
 
+def end_of_filling(migration: Migration) -> list[str]:
+    """What an end means for writers that leave the new field out."""
+    if not migration.has_fill_stage:
+        return []
+    field = migration.making.field
+    return [f"From then on nothing fills {field!r} any more: what a writer upserts without it stays without it, and is not found by it."]
+
+
 async def old_field_plan(gateway: Gateway, migration: Migration, field: str) -> tuple[list[str], list[str], list[str]]:
     """(what is deleted, what stays, warnings) about the old field of a collection that holds both."""
     label = f"vector {field!r}" if field else "the unnamed vector"
@@ -74,7 +82,7 @@ async def in_place_facts(context: OperationContext, migration: Migration, action
     count = await gateway.points.count(name)
     keeps = [f"collection {name!r} ({count:,} points)", f"the records of migration {migration.id} in {context.settings.ledger!r}"]
     deletes: list[str] = []
-    warnings: list[str] = []
+    warnings = end_of_filling(migration) if action != "discard_new" else []
     undo = "Nothing is deleted."
     if action == "delete_old":
         old = old_field_of(migration)
@@ -83,8 +91,8 @@ async def in_place_facts(context: OperationContext, migration: Migration, action
                 f"Nothing was deleted: '{migration.strategy}' replaces nothing, so there is nothing old. End it with action='keep_old'."
             )
         await check_filled(context, migration)
-        deletes, kept, warnings = await old_field_plan(gateway, migration, old)
-        keeps = [*kept, *keeps]
+        deletes, kept, told = await old_field_plan(gateway, migration, old)
+        keeps, warnings = [*kept, *keeps], [*warnings, *told]
     elif action == "discard_new" and migration.made is not None:
         field = migration.making.field
         if (await gateway.describe(name)).field(field) is not None:

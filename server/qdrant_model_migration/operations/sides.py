@@ -66,26 +66,16 @@ class SearchedSide:
 
     async def search(self, vectors: Sequence[Vector], *, limit: int, exact: bool) -> list[Found]:
         """The best points, without payloads; `vectors` are the query's, one for each of `fields`."""
-        points, name = self.gateway.points, self.collection.name
+        name = self.collection.name
         asked: list[Searched] = [v.tolist() if isinstance(v, np.ndarray) else v for v in vectors]
         if self.added is None:
-            return await points.search(name, asked[0], using=self.dense.name, limit=limit, exact=exact, payload=False)
+            return await self.gateway.points.search(name, asked[0], using=self.dense.name, limit=limit, exact=exact, payload=False)
         # Strict mode bounds what a prefetch may ask for, too.
         depth = max(limit, min(PREFETCH, self.collection.page_limit or PREFETCH))
+        searches, using, added = self.gateway.searches, self.dense.name, self.added.name
         if self.how == "hybrid":
-            return await points.hybrid(
-                name,
-                *asked,
-                using=self.dense.name,
-                sparse_using=self.added.name,
-                depth=depth,
-                limit=limit,
-                exact=exact,
-                payload=False,
-            )
-        return await points.rerank(
-            name, *asked, using=self.dense.name, tokens_using=self.added.name, depth=depth, limit=limit, exact=exact, payload=False
-        )
+            return await searches.hybrid(name, *asked, using=using, sparse_using=added, depth=depth, limit=limit, exact=exact)
+        return await searches.rerank(name, *asked, using=using, tokens_using=added, depth=depth, limit=limit, exact=exact)
 
 
 Questions = Mapping[str, Sequence[Vector]]

@@ -29,7 +29,7 @@ from qdrant_model_migration.operations.context import OperationContext, now
 from qdrant_model_migration.operations.diff import differences, expectation
 from qdrant_model_migration.operations.plans import issue_plan, redeem
 from qdrant_model_migration.operations.speed import check_speed
-from qdrant_model_migration.operations.sweep import has_numbers, sweep_until_quiet
+from qdrant_model_migration.operations.sweep import forget_own_numbers, has_numbers, sweep_until_quiet
 from qdrant_model_migration.operations.work import Work
 from qdrant_model_migration.qdrant.ledger import Ledger
 from qdrant_model_migration.results import SwapOutcome, SwapPlan, WriteGap
@@ -165,6 +165,8 @@ async def swap(work: Work, *, direction: Direction, alias: str | None, code: str
         await work.change(lambda m: m.model_copy(update={"phase": m.after("swapped"), "intent": "sweeping"}))
         await work.record("swapped", moved)
         return await _swept(work, code, carries_deletes=True)
+    if work.migration.has_fill_stage and work.migration.is_filling and not work.source.connection.is_embedded:
+        await forget_own_numbers(work)
     outcome = SwapOutcome(alias=moves[0].alias, previous=moves[0].previous, current=moves[0].current)
     # What the swap forward answered is no longer so.
     update = {"outcomes": {code: outcome.model_dump(mode="json")}, "intent": None}

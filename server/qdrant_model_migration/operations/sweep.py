@@ -105,6 +105,21 @@ async def carry_what_was_written(work: Work) -> WriteGap | None:
     return gap
 
 
+async def forget_own_numbers(work: Work) -> None:
+    """After a rollback: what the target got up to now is not newer than the source, where no point of it differs by a write of the app.
+
+    Filling numbers points as an app's write does. Without this look, what the source gets from now on could not be told from what an app
+    wrote to the target while it served, and a filled target could not be brought up to date again.
+    """
+    target = await work.target.describe(work.migration.target.collection)
+    if not has_numbers(work.source_collection, target):
+        return
+    work.progress.stage = "looking for what was written to the target while it served"
+    mark = await work.target.points.watermark(target.name)
+    if not await written_since(work):
+        await _keep(work, target_watermark=mark)
+
+
 async def _keep(work: Work, **fields: object) -> None:
     def keep(migration: Migration) -> Migration:
         assert migration.cutover is not None

@@ -6,7 +6,7 @@ from itertools import islice
 
 from qdrant_model_migration.domain.collection import config_differences
 from qdrant_model_migration.domain.points import PointId, tag
-from qdrant_model_migration.domain.verification import Difference, Kind, Tally
+from qdrant_model_migration.domain.verification import Difference, Expectation, Kind, Tally
 from qdrant_model_migration.operations.catch_up import settle
 from qdrant_model_migration.operations.context import now
 from qdrant_model_migration.operations.diff import differences, expectation, look_again
@@ -19,6 +19,10 @@ from qdrant_model_migration.results import ConfigDifference, ProvenanceCheck, Re
 
 MOST_LOOKED_AT_AGAIN = 20_000
 """Differences that get a second look; beyond that the target is plainly not complete."""
+
+
+MOST_LOOKS = 5
+"""While an app writes."""
 
 
 async def verify(work: Work, *, provenance_sample: int, may_catch_up: bool = True) -> Verification:
@@ -40,13 +44,9 @@ async def verify(work: Work, *, provenance_sample: int, may_catch_up: bool = Tru
             found[difference.id] = difference
         work.progress.read = tally.source_points
     beyond = sum(tally.differences.values()) - len(found)
-    if found and may_catch_up and work.migration.writes != "frozen" and work.migration.is_serving_source:
-        late = [d for d in found.values() if d.kind is not Kind.BAD_VECTOR]
-        for start in range(0, len(late), PAGE):
-            await settle(work, expected, late[start : start + PAGE], Repaired())
-        remaining = await look_again(work, expected, found)
-    else:
-        remaining = list(found.values())
+    remaining = list(found.values())
+    if may_catch_up and work.migration.writes != "frozen" and work.migration.is_serving_source:
+        remaining = await _after_catching_up(work, expected, remaining)
     by_kind = {kind: [d for d in remaining if d.kind is kind] for kind in Kind}
     target = await work.target.describe(work.migration.target.collection)
     source = await work.source.describe(work.migration.source.collection)
@@ -84,6 +84,23 @@ async def verify(work: Work, *, provenance_sample: int, may_catch_up: bool = Tru
         source_operation=mark,
         coverage=await _coverage(work),
     )
+
+
+async def _after_catching_up(work: Work, expected: Expectation, found: list[Difference]) -> list[Difference]:
+    """What still differs after what was written meanwhile was carried over.
+
+    An app writes on during each look: what is left of one is new again in part, and the less it is, the surer the next look sees it through.
+    """
+    for _ in range(MOST_LOOKS):
+        if not found:
+            break
+        late = [d for d in found if d.kind is not Kind.BAD_VECTOR]
+        for start in range(0, len(late), PAGE):
+            await settle(work, expected, late[start : start + PAGE], Repaired())
+        found = await look_again(work, expected, [d.id for d in found])
+        if all(d.kind is Kind.BAD_VECTOR for d in found):
+            break
+    return found
 
 
 async def _coverage(work: Work) -> float | None:

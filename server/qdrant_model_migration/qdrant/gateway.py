@@ -17,6 +17,7 @@ from qdrant_model_migration.qdrant import translate
 from qdrant_model_migration.qdrant.client import Caller, close_caller, open_caller
 from qdrant_model_migration.qdrant.points import Points
 from qdrant_model_migration.qdrant.raw import Raw
+from qdrant_model_migration.qdrant.searches import Searches
 from qdrant_model_migration.qdrant.shards import Shards
 from qdrant_model_migration.qdrant.vectors import Vectors
 from qdrant_model_migration.settings import Connection
@@ -76,6 +77,7 @@ class Gateway:
         self.points = Points(caller)
         self.shards = Shards(caller)
         self.vectors = Vectors(caller)
+        self.searches = Searches(caller)
         self._raw = Raw(caller)
         self._facts: ServerFacts | None = None
 

@@ -33,6 +33,13 @@ class Found(BaseModel):
     payload: Payload
 
 
+def search_params(
+    caller: Caller, *, exact: bool, quantization: models.QuantizationSearchParams | None = None
+) -> models.SearchParams | None:
+    """The embedded database always searches exactly, and warns when it is told how to."""
+    return None if caller.connection.is_embedded else models.SearchParams(exact=exact, quantization=quantization)
+
+
 class Points:
     """The points of one Qdrant."""
 
@@ -128,65 +135,7 @@ class Points:
                 query=translate.value(vector),
                 using=using or None,
                 limit=limit,
-                search_params=self._params(exact=exact, quantization=how),
-                with_payload=payload,
-            )
-        )
-        return [Found(id=translate.plain_id(p.id) or 0, score=p.score, payload=p.payload or {}) for p in answer.points]
-
-    async def hybrid(
-        self,
-        collection: str,
-        dense: Query,
-        sparse: Query,
-        *,
-        using: str,
-        sparse_using: str,
-        depth: int,
-        limit: int,
-        exact: bool,
-        payload: bool = True,
-    ) -> list[Found]:
-        """Two searches, `depth` hits of each, fused by reciprocal ranks (RRF). Servers order equal scores anew with every call.
-
-        An empty sparse query (nothing of the text counts) finds nothing, and the dense hits stay.
-        """
-        prefetch = [self._prefetch(query, field, depth, exact=exact) for query, field in ((dense, using), (sparse, sparse_using))]
-        fusion = models.FusionQuery(fusion=models.Fusion.RRF)
-        return await self._in_two_steps(collection, prefetch, fusion, None, limit=limit, exact=exact, payload=payload)
-
-    async def rerank(
-        self,
-        collection: str,
-        dense: Query,
-        tokens: Query,
-        *,
-        using: str,
-        tokens_using: str,
-        depth: int,
-        limit: int,
-        exact: bool,
-        payload: bool = True,
-    ) -> list[Found]:
-        """A search whose best `depth` hits are ordered anew by a multivector field."""
-        prefetch = [self._prefetch(dense, using, depth, exact=exact)]
-        query = translate.value(tokens)
-        return await self._in_two_steps(collection, prefetch, query, tokens_using, limit=limit, exact=exact, payload=payload)
-
-    def _prefetch(self, query: Query, using: str, depth: int, *, exact: bool) -> models.Prefetch:
-        return models.Prefetch(query=translate.value(query), using=using or None, limit=depth, params=self._params(exact=exact))
-
-    async def _in_two_steps(
-        self, collection: str, prefetch: list[models.Prefetch], query: Any, using: str | None, *, limit: int, exact: bool, payload: bool
-    ) -> list[Found]:
-        answer = await self._call(
-            lambda: self._call.fast.query_points(
-                collection,
-                prefetch=prefetch,
-                query=query,
-                using=using,
-                limit=limit,
-                search_params=self._params(exact=exact),
+                search_params=search_params(self._call, exact=exact, quantization=how),
                 with_payload=payload,
             )
         )
@@ -208,7 +157,7 @@ class Points:
                     using=using or None,
                     limit=len(page),
                     query_filter=models.Filter(must=[models.HasIdCondition(has_id=list(page))]),
-                    search_params=self._params(exact=exact),
+                    search_params=search_params(self._call, exact=exact),
                     with_payload=False,
                 )
             )
@@ -316,10 +265,6 @@ class Points:
             keys = [k.key for k in listed.shard_keys or []]
             if keys:
                 await self._call(lambda: self._call.rest.delete(collection, points_selector=nothing, wait=True, shard_key_selector=keys))
-
-    def _params(self, *, exact: bool, quantization: models.QuantizationSearchParams | None = None) -> models.SearchParams | None:
-        """The embedded database always searches exactly, and warns when it is told how to."""
-        return None if self._call.connection.is_embedded else models.SearchParams(exact=exact, quantization=quantization)
 
     def _client_for(self, points: Sequence[Point]) -> AsyncQdrantClient:
         if self._call.fast is self._call.rest:

@@ -32,6 +32,7 @@ CLOSING_S = 1.5
 GIVE_UP_S = 1800.0
 """A Qdrant or a provider that is away for longer ends the driver; what is written is recorded."""
 MOST_PASSES = 20
+MOST_KEEPING_UP = 8
 FILLED_IN = frozenset({Phase.BACKFILLED, Phase.VERIFIED, Phase.CUT_OVER})
 """Phases in which a field that an app's collection got goes on being filled."""
 AFTER_THE_SOURCE = frozenset({Phase.CUT_OVER, Phase.FINISHED, Phase.ABANDONED})
@@ -351,8 +352,15 @@ class Driver:
         if self._caught_up_at is not None and began - self._caught_up_at < self._pass_pause_s:
             return "waiting"
         work.progress.stage = "keeping up"
-        lag, repaired = await catch_up_pass(work)
-        is_done = has_converged([0, lag.missing + lag.extra + lag.changed], work.source_collection.points, is_frozen=False)
+        # The first pass finds what was written since the last one, however much that is; whether it keeps up shows in those behind it.
+        found = [0]
+        is_done = False
+        while not is_done and len(found) <= MOST_KEEPING_UP:
+            lag, repaired = await catch_up_pass(work)
+            found.append(lag.missing + lag.extra + lag.changed)
+            is_done = has_converged(found, work.source_collection.points, is_frozen=False)
+            if repaired.missing or repaired.extra or repaired.changed:
+                LOG.info("Carried over: %s", repaired)
         lag = lag.model_copy(update={"has_converged": is_done})
 
         def keep(m: Migration) -> Migration:
@@ -361,8 +369,6 @@ class Driver:
             return m.model_copy(update={"lag": lag, "phase": m.after("found_incomplete") if is_judged else m.phase})
 
         await work.change(keep)
-        if repaired.missing or repaired.extra or repaired.changed:
-            LOG.info("Carried over: %s", repaired)
         self._caught_up_at = anyio.current_time()
         # A pass reads both collections: they are to be read at most a quarter of the time.
         self._pass_pause_s = max(LEAST_PAUSE_S, 3 * (self._caught_up_at - began))

@@ -13,6 +13,7 @@ from qdrant_model_migration.domain.quantization import QuantizationSettings
 from qdrant_model_migration.errors import Interrupted, MigrationError, Refused
 from qdrant_model_migration.operations.filling import FillPass, coverage, fill_pass
 from qdrant_model_migration.operations.requantize import apply
+from qdrant_model_migration.operations.sweep import carry_what_was_written, has_numbers
 from qdrant_model_migration.operations.work import Work
 from qdrant_model_migration.results import Progress
 from qdrant_model_migration.worker.pipeline import DEFAULT_CONCURRENCY
@@ -32,6 +33,8 @@ async def fill(work: Work, is_asked_to_stop: Callable[[], bool]) -> None:
     # Filled before, each pass stands for itself: it does not begin anew what a few upserts of the app dropped.
     written = [0] if work.migration.filled is not None and work.migration.filled.has_converged else list[int]()
     for _ in range(MOST_FILLS):
+        if not (work.migration.filled and work.migration.filled.has_converged):
+            await _carry_over_first(work)
         found = await fill_pass(
             work, is_stopping=meter.is_stopping, on_window=meter.count, concurrency=work.pace.concurrency or DEFAULT_CONCURRENCY
         )
@@ -46,6 +49,15 @@ async def fill(work: Work, is_asked_to_stop: Callable[[], bool]) -> None:
         + (", although writes were said to be frozen. Find the writer" if is_frozen else "")
         + ". Writers upsert without the new vector; let them write both, or update vectors and payloads only."
     )
+
+
+async def _carry_over_first(work: Work) -> None:
+    """Filling numbers the target's points anew: what the source got late is carried over while it can still be told from newer writes."""
+    is_beside = not (work.migration.is_in_place or work.migration.is_across_servers or work.source.connection.is_embedded)
+    if is_beside and not work.migration.is_serving_source and has_numbers(work.source_collection):
+        gap = await carry_what_was_written(work)
+        if gap is not None and (gap.carried_over or gap.unresolved):
+            await work.record("swept", f"carried over {gap.carried_over}, superseded {gap.superseded}, unresolved {gap.unresolved}")
 
 
 async def _record(work: Work, filled: Filled) -> None:

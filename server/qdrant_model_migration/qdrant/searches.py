@@ -1,0 +1,55 @@
+"""How are two vector fields searched together? Fused by reciprocal ranks, or one search reranked by another field."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from qdrant_client import models
+
+from qdrant_model_migration.qdrant import translate
+from qdrant_model_migration.qdrant.client import Caller
+from qdrant_model_migration.qdrant.points import Found, Query, search_params
+
+
+class Searches:
+    """Searches in two steps; the hits come without payloads."""
+
+    def __init__(self, caller: Caller) -> None:
+        self._call = caller
+
+    async def hybrid(
+        self, collection: str, dense: Query, sparse: Query, *, using: str, sparse_using: str, depth: int, limit: int, exact: bool
+    ) -> list[Found]:
+        """Two searches, `depth` hits of each, fused by reciprocal ranks (RRF). Servers order equal scores anew with every call.
+
+        An empty sparse query (nothing of the text counts) finds nothing, and the dense hits stay.
+        """
+        prefetch = [self._prefetch(query, field, depth, exact=exact) for query, field in ((dense, using), (sparse, sparse_using))]
+        return await self._found(collection, prefetch, models.FusionQuery(fusion=models.Fusion.RRF), None, limit=limit, exact=exact)
+
+    async def rerank(
+        self, collection: str, dense: Query, tokens: Query, *, using: str, tokens_using: str, depth: int, limit: int, exact: bool
+    ) -> list[Found]:
+        """A search whose best `depth` hits are ordered anew by a multivector field."""
+        prefetch = [self._prefetch(dense, using, depth, exact=exact)]
+        return await self._found(collection, prefetch, translate.value(tokens), tokens_using, limit=limit, exact=exact)
+
+    def _prefetch(self, query: Query, using: str, depth: int, *, exact: bool) -> models.Prefetch:
+        params = search_params(self._call, exact=exact)
+        return models.Prefetch(query=translate.value(query), using=using or None, limit=depth, params=params)
+
+    async def _found(
+        self, collection: str, prefetch: list[models.Prefetch], query: Any, using: str | None, *, limit: int, exact: bool
+    ) -> list[Found]:
+        answer = await self._call(
+            lambda: self._call.fast.query_points(
+                collection,
+                prefetch=prefetch,
+                query=query,
+                using=using,
+                limit=limit,
+                search_params=search_params(self._call, exact=exact),
+                with_payload=False,
+            )
+        )
+        return [Found(id=translate.plain_id(p.id) or 0, score=p.score, payload={}) for p in answer.points]
