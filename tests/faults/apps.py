@@ -67,8 +67,13 @@ def point(rng: random.Random, point_id: int | str, number: int, size: int = OLD_
     return {"id": point_id, "vector": [rng.uniform(-1, 1) for _ in range(size)], "payload": {"text": text(rng, number), "n": number}}
 
 
-def differences(source: Collection, target: Collection, *, without_vector: frozenset[int | str] = frozenset()) -> list[str]:
-    """What is wrong with the target, by a comparison that shares nothing with the product but the model itself."""
+def differences(
+    source: Collection, target: Collection, *, without_vector: frozenset[int | str] = frozenset(), beside: str | None = None
+) -> list[str]:
+    """What is wrong with the target, by a comparison that shares nothing with the product but the model itself.
+
+    With `beside` the new vectors lie in that field, and the old ones are there as well.
+    """
     model = HashingEmbedder(f"hashing-{SIZE}")
     left, right = source.points(), target.points()
     found = [f"{i} missing" for i in left.keys() - right.keys()] + [f"{i} extra" for i in right.keys() - left.keys()]
@@ -77,6 +82,10 @@ def differences(source: Collection, target: Collection, *, without_vector: froze
             found.append(f"{i} payload {left[i]['payload']} became {right[i]['payload']}")
             continue
         vector = right[i]["vector"]
+        if beside is not None:
+            if vector.get("") != left[i]["vector"]:
+                found.append(f"{i} old vector is not the source's")
+            vector = vector.get(beside)
         if i in without_vector:
             if vector:
                 found.append(f"{i} has a vector")

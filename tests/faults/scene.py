@@ -205,6 +205,8 @@ async def scene(
     old_size: int = OLD_SIZE,
     texts: Callable[[int], str] | None = None,
     environment: Mapping[str, str] | None = None,
+    strategy: str = "new_collection",
+    new_vector: str | None = None,
 ) -> AsyncIterator[Scene]:
     """A source of so many points (integers and UUIDs), an alias on it, and a migration whose target is created."""
     variables = {**server.environment, "QDRANT_MIGRATION_LEASE_SECONDS": str(lease_s), "QDRANT_MIGRATION_LEDGER": f"{name}-ledger"}
@@ -228,7 +230,13 @@ async def scene(
             drivers = Drivers(context)
             context.ensure_driver = drivers.ensure
             request = Request(
-                collection=source.name, strategy="new_collection", model=model, text_field="text", target=f"{name}-new", writes=writes
+                collection=source.name,
+                strategy=strategy,
+                model=model,
+                text_field="text",
+                target=f"{name}-new",
+                writes=writes,
+                new_vector=new_vector,
             )
             created = await create_target(context, request)
             ledger = await context.ledger()

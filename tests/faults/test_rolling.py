@@ -22,8 +22,10 @@ from qdrant_model_migration.domain.model import Side
 from qdrant_model_migration.operations.context import OperationContext
 from qdrant_model_migration.settings import read_settings
 from tests.conftest import Cranfield
+from tests.faults import apps
 from tests.faults.apps import Collection, Raw
 from tests.faults.rolling import KINDS, PointId, Queries, Reader, Texts, Vector, Writer, differences, vectors_of
+from tests.faults.scene import scene
 from tests.mcp.hosts import Answer, Host, end_workers, hosted, until, workers
 from tests.mcp.test_next_steps import Person
 from tests.servers import QdrantServer
@@ -223,3 +225,34 @@ async def test_a_rolling_app_fails_no_query_and_loses_no_point_from_384_to_1152_
     assert first.failures == []
     assert second.failures == []
     assert min(*writer.written.values(), *first.answers.values(), *second.answers.values()) > 20
+
+
+async def test_a_field_that_is_filled_before_the_swap_is_complete_when_the_readers_move(
+    server: QdrantServer, name: str, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The source serves and is written to throughout; a worker is killed in the middle of the filling; then everything is compared."""
+    async with scene(server, name, home, monkeypatch, points=900, strategy="side_by_side", new_vector="new") as at:
+        with apps.App(at.source, seed=8, per_second=40, ids=at.ids) as app:
+            await at.start()
+            copied = await at.until_phase("backfilled")
+            assert copied.is_fill_due
+            assert count(at.target, without("new")) == count(at.target)
+            await at.start(points_per_second=300)
+            pid = await at.until_driven()
+            await until(lambda: count(at.target, without("new")) < 700, within_s=60)
+            at.signal(pid, signal.SIGKILL)
+            assert (await at.migration()).phase.value == "backfilling"
+            await at.start(points_per_second=0)
+            filled = await at.until_phase("backfilled")
+            assert filled.filled is not None
+            assert filled.filled.has_converged
+            assert filled.filled.share > 0.8
+            await at.verify_and_repair()
+        assert not app.failures
+        await at.verify_and_repair()
+        assert apps.differences(at.source, at.target, beside="new") == []
+        outcome = await at.swap()
+        assert outcome.current == at.target.name
+        assert apps.differences(at.source, at.target, beside="new") == []
+        after = await at.verify()
+        assert (after.is_complete, after.coverage) == (True, 1.0)

@@ -441,7 +441,7 @@ async def test_strict_mode_and_a_text_index_do_not_keep_a_field_from_being_fille
     """Strict mode refuses conditions on fields without an index; then the look back alone does it."""
     async with opened(backend_of(server, name), monkeypatch) as context:
         indexed = await filling_work(context, f"{name}-a", points=rows())
-        await indexed.target.create_payload_index(f"{name}-a", "text", {"type": "text", "tokenizer": "word"})
+        await indexed.target.create_payload_index(f"{name}-a", "text", {"params": {"type": "text", "tokenizer": "word"}})
         strict = await filling_work(context, f"{name}-b", points=rows())
         mode = {"enabled": True, "unindexed_filtering_retrieve": False, "unindexed_filtering_update": False}
         await strict.target.update(f"{name}-b", {"strict_mode": mode})

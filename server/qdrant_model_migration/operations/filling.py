@@ -76,6 +76,9 @@ async def fill_pass(work: Work, *, is_stopping: Callable[[], bool], on_window: O
                 # Raised outside: a task group would wrap it.
                 failures.append(error)
                 group.cancel_scope.cancel()
+            except anyio.BrokenResourceError:
+                # Nobody takes windows any more: the failure of the last one who did is on its way.
+                return
 
         async def read() -> None:
             async with send:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Literal
 
+import anyio
+
 from qdrant_model_migration.domain.catch_up import is_caught_up
 from qdrant_model_migration.domain.cutover import (
     SwapFacts,
@@ -279,15 +281,19 @@ async def _close_the_lag(work: Work) -> int | None:
         return mark
     work.progress.stage = "closing the lag"
     found: list[int] = []
+    took_s = 0.0
     for _ in range(MOST_PASSES):
         mark = await work.source_mark()
         work.written = {}
+        began = anyio.current_time()
         lag, _ = await catch_up_pass(work)
+        took_s = anyio.current_time() - began
         found.append(lag.missing + lag.extra + lag.changed)
-        if is_caught_up(found, work.source_collection.points):
+        if is_caught_up(found, work.source_collection.points, took_s):
             return mark
     raise Refused(
-        f"Cannot swap: the lag does not shrink; the last passes found {', '.join(map(str, found))} differences. Slow the writers down, or use "
+        f"Cannot swap: the lag does not shrink; the last passes found {', '.join(map(str, found))} differences, the last one within {took_s:.0f} s "
+        f"(about {found[-1] / took_s:.0f} writes a second). Slow the writers down, or use "
         "writes='dual_write'."
     )
 

@@ -72,6 +72,9 @@ class Pipeline:
                     # Raised outside: a task group would wrap it. The others stop at their next write.
                     failures.append(error)
                     group.cancel_scope.cancel()
+                except anyio.BrokenResourceError:
+                    # Nobody takes ranges any more: the failure of the last one who did is on its way.
+                    return
 
             group.start_soon(guarded, partial(self._draw, send))
             for _ in range(work.pace.concurrency or DEFAULT_CONCURRENCY):
