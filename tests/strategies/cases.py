@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from qdrant_model_migration.domain.migration import Evidence
 from tests.conftest import Backend, Cranfield
+from tests.mcp.hosts import Host
 from tests.qdrant.seeds import opened
 from tests.strategies import recipes
 from tests.strategies.oracle import Oracle
@@ -88,16 +88,13 @@ def with_vector(case: Case, variant: Variant) -> Case:
     return Case(**{**case.__dict__, "variant": variant, "arguments": {**case.arguments, **more}})
 
 
-async def prepare(case: Case, backend: Backend, name: str, monkeypatch: Any) -> None:
-    """What must have happened before: a cut of vectors needs a comparison that passed."""
+async def prepare(case: Case, host: Host, name: str) -> None:
+    """What a person does before: vectors are cut only after a comparison that passed."""
     if case.strategy == "truncate":
-        async with opened(backend, monkeypatch) as context:
-            ledger = await context.ledger()
-            await ledger.create()
-            passed = Evidence(
-                baseline=OLD_MODEL, candidate=f"{OLD_MODEL}@{CUT}", verdict="equivalent", text="of a test", at="2026-01-01T00:00:00Z"
-            )
-            await ledger.save_evidence(name, passed)
+        compared = await host.whole(
+            "compare_models", collection=name, models=[OLD_MODEL, f"{OLD_MODEL}@{CUT}"], sample_size=200, margin=0.05, **TEXT
+        )
+        assert compared["verdict"] in ("equivalent", "better"), compared["summary"]
 
 
 async def expected(

@@ -45,11 +45,14 @@ class Progress:
 
     def see(self, tool: str, answer: Answer) -> None:
         self.answers.append((tool, answer))
-        print(tool, answer.get("phase"), answer["summary"], answer["warnings"], answer.get("error"))
         self.migration_id = answer.get("migration_id") or self.migration_id
         self.has_moved = self.has_moved or answer.get("phase") == "cut_over"
         if tool == "verify_target" and answer["is_complete"] and (answer["coverage"] or 0) > 0.9:
             self.is_covered = True
+
+    @property
+    def created(self) -> Answer:
+        return next(answer for tool, answer in self.answers if tool == "create_target" and answer["state"] == "done")
 
     @property
     def may_change(self) -> bool:
@@ -68,7 +71,7 @@ ALL = [
 ]
 CASES = [
     *(with_vector(case, NAMED) for case in ALL),
-    *(with_vector(case, UNNAMED) for case in (cases.NEW_COLLECTION, cases.SIDE_BY_SIDE, cases.ADD_SPARSE, cases.TRUNCATE)),
+    *(with_vector(case, UNNAMED) for case in (cases.SIDE_BY_SIDE, cases.ADD_SPARSE, cases.ADD_MULTIVECTOR, cases.TRUNCATE)),
 ]
 
 
@@ -94,18 +97,20 @@ async def test_a_strategy_makes_what_its_recipes_say_under_searches(
         pytest.skip(f"{any_qdrant.name} refuses it; see test_refusals.py")
     await seed(place, name, case.variant, oracle, cranfield)
     source = place.dump(name)
-    await prepare(case, any_qdrant, name, monkeypatch)
     is_in_place = case.is_in_place(any_qdrant)
     progress = Progress(is_in_place=is_in_place, has_fill=case.strategy == "side_by_side" or (is_in_place and case.made is not None))
     first, second = readers_of(case, any_qdrant, place, oracle, cranfield, name)
     loop = Loop(first=first, second=second, may_change=lambda: progress.may_change)
     person = Person(agrees_to={"swap_alias", "finish_migration"})
     async with place.hosted(asset_models) as host, loop.running():
+        await prepare(case, host, name)
         watched = Watching(host, progress.see)
         ended = await person.follow(watched, "create_target", case.request(any_qdrant, name), until_phase="finished")
     assert ended["deleted"] == []
     assert not [failure for reader in loop.readers for failure in reader.failures]
     _check_readers(case, any_qdrant, loop, name, place)
+    says_how_to_write = any("bare list" in warning for warning in progress.created["warnings"])
+    assert says_how_to_write == (any_qdrant.is_embedded and case.strategy in ("side_by_side", "add_multivector") and not case.variant.old)
     target = place.aliases()[f"{name}-live"]
     assert (target == name) == is_in_place
     wanted = await expected(case, any_qdrant, place, source, oracle, name, progress.migration_id, monkeypatch)

@@ -38,6 +38,7 @@ class Played:
     vectors: Json
     sparse: Json = field(default_factory=dict)
     requests: list[tuple[str, str, Json | None]] = field(default_factory=list)
+    unknown: list[str] = field(default_factory=list)
     waits: list[bool] = field(default_factory=list)
     """Whether each request about a field asked to be answered only when it is done."""
     keeps_fields: bool = False
@@ -55,12 +56,17 @@ class Played:
         match method, parts:
             case "GET", [""]:
                 return {"title": "qdrant - vector search engine", "version": self.version, "commit": "0"}
+            case "GET", ["cluster"]:
+                return {"status": "disabled"}
             case "GET", ["collections"]:
                 return {"collections": [{"name": "docs"}]}
             case "GET", ["aliases"]:
                 return {"aliases": [{"alias_name": "docs-live", "collection_name": "docs"}]}
             case "GET", ["collections", "docs"]:
                 return self._description()
+            case "GET", ["collections", "docs", "cluster"]:
+                shard = {"shard_id": 0, "points_count": 40, "state": "Active"}
+                return {"peer_id": 1, "shard_count": 1, "local_shards": [shard], "remote_shards": [], "shard_transfers": []}
             case "POST", ["collections", "docs", "points", *_]:
                 points = [{"id": n, "payload": {"text": text(n)}, "version": 1, "score": 0.0} for n in range(40)]
                 return {"count": 40} if parts[-1] == "count" else {"points": points, "next_page_offset": None}
@@ -75,6 +81,7 @@ class Played:
                 return DONE
             case "PATCH", ["collections", "docs"]:
                 return True
+        self.unknown.append(f"{method} {path}")
         return None
 
     def _description(self) -> Json:
@@ -119,6 +126,7 @@ def playing(played: Played) -> Iterator[Played]:
     played.url = f"http://127.0.0.1:{server.server_address[1]}"
     try:
         yield played
+        assert played.unknown == [], "an answer has to be played for these as well"
     finally:
         server.shutdown()
         thread.join()

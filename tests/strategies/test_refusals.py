@@ -41,7 +41,7 @@ async def test_quantizing_is_refused_by_the_embedded_database(tmp_path: object, 
         refusal = await host.refused("create_target", collection=name, strategy="requantize", quantization="scalar")
         assert "embedded" in refusal
         assert "Nothing was changed" in refusal
-        assert (await host.call("migration_status"))["migrations"] == []
+        assert (await host.call("inspect_collection"))["migrations"] == []
 
 
 async def test_cutting_vectors_that_nothing_speaks_for_is_refused(

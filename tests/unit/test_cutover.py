@@ -10,15 +10,18 @@ import pytest
 from qdrant_model_migration.domain.cutover import (
     FRESH_S,
     SwapFacts,
+    breaks_back,
     breaks_of,
     check_gates,
+    moves_across,
     moves_back,
     moves_forward,
     overrides_of,
     plan_code,
+    reversed_moves,
     shown,
 )
-from qdrant_model_migration.domain.migration import Cutover, Gate, Migration, Moved
+from qdrant_model_migration.domain.migration import Cutover, Endpoint, Gate, Migration, Moved
 from qdrant_model_migration.errors import Refused
 from qdrant_model_migration.results import Comparison, ProvenanceCheck, Verification
 from tests.unit.test_migration import migration
@@ -215,3 +218,46 @@ def test_late_writes_of_a_sharded_source_are_announced_as_lost_not_as_carried_ov
     assert "are carried over afterwards" in one
     assert "are carried over afterwards" not in several
     assert "may be lost" in several
+
+
+def across(**changes: Any) -> Migration:
+    return migration(source=Endpoint(collection="docs"), target=Endpoint(connection="new", collection="docs"), **changes)
+
+
+def test_on_another_server_the_known_names_are_created_and_removed_again() -> None:
+    """One that points to the target there already stays where it is, in both directions."""
+    moves, left = moves_across(across(), ("live", "search"), {"search": "docs"}, ["docs"], None)
+    assert moves == (Moved(alias="live", previous=None, current="docs"), Moved(alias="search", previous="docs", current="docs"))
+    assert left == ("live", "search")
+    back = reversed_moves(across(cutover=Cutover(moves=moves, at="now")))
+    assert back == (Moved(alias="live", previous="docs", current=None), Moved(alias="search", previous="docs", current="docs"))
+
+
+@pytest.mark.parametrize(
+    ("aliases", "collections", "wanted", "told"),
+    [
+        ({"live": "other"}, ["other"], None, "'live' is an alias of 'other' on connection 'new' already"),
+        ({}, ["live"], None, "'live' is a collection on connection 'new' already"),
+        ({}, [], "docs", None),
+    ],
+)
+def test_a_name_that_is_taken_on_the_other_server_is_refused(
+    aliases: dict[str, str], collections: list[str], wanted: str | None, told: str | None
+) -> None:
+    """The source's own name is free there, unless the target has it."""
+    if told is None:
+        assert moves_across(across(), ("live",), aliases, collections, wanted)[0] == (Moved(alias="docs", previous=None, current="docs"),)
+        return
+    with pytest.raises(Refused, match=told):
+        moves_across(across(), ("live",), aliases, collections, wanted)
+
+
+def test_the_plan_says_that_nobody_moves_by_a_swap_to_another_server() -> None:
+    moves = (Moved(alias="live", previous=None, current="docs"),)
+    told = " ".join(breaks_of(across(writes="live"), moves, 384, is_numbered=True))
+    assert "Until then it reads and writes 'docs' on connection 'default'." in told
+    assert "is carried over while the worker runs" in told
+    unmarked = " ".join(breaks_of(across(writes="live"), moves, 384, is_numbered=False, may_mark=False))
+    assert "may only be read with this key" in unmarked
+    assert "until their release has moved them" in unmarked
+    assert "go back to 'docs' on connection 'default' first" in breaks_back(across(), "'live'")

@@ -491,3 +491,13 @@ def test_very_small_and_very_large_collections_are_remarked_upon(size: int, word
 )
 def test_only_models_trained_for_it_may_be_cut(model: str, expected: bool) -> None:
     assert is_matryoshka(model) is expected
+
+
+def test_a_source_on_another_server_is_only_read() -> None:
+    """Its version gates reading alone; in place it would have to write."""
+    old = judged("new_collection", seen("1.11.0", target="1.17.0"))
+    assert old.is_feasible
+    assert any("This one (1.11.0) is only read, which any version from 1.11 on allows" in line for line in old.prerequisites)
+    assert not judged("new_collection", seen("1.11.0")).is_feasible
+    older = judged("new_collection", seen("1.10.1", target="1.17.0"))
+    assert older.refusals == ["Reading a source needs Qdrant 1.11; this one is 1.10.1. Upgrade it first."]

@@ -205,7 +205,11 @@ async def _texts(context: OperationContext, sides: Sides, request: Request) -> t
             raise Refused(why)
         return texts, texts.recorded
     if not sides.strategy.needs_text and request.text_field is None:
-        return NoTexts(), None
+        # Nothing is embedded; a text would only prove what the stored vectors are, so that old and new can be compared.
+        try:
+            return await _text_source(sides.source_gateway, sides.source, None), None
+        except Refused:
+            return NoTexts(), None
     return await _text_source(sides.source_gateway, sides.source, request.text_field), None
 
 

@@ -94,7 +94,7 @@ async def answer(
     if unplanned:
         warnings.append(f"The server did not take {len(unplanned)} setting(s) of the source: {', '.join(d.path for d in unplanned[:8])}.")
     in_rows = {f.name for f in fields if f.kind is not FieldKind.SPARSE}
-    if gateway.connection.is_embedded and "" in in_rows and len(in_rows) > 1:
+    if gateway.connection.is_embedded and not migration.is_across_servers and "" in in_rows and len(in_rows) > 1:
         warnings.append(
             f"In {target!r} a named vector stands beside the unnamed one, and there the embedded database refuses points that are written with a bare list: from the swap on "
             "the app writes vector={'': [...]}. Queries stay as they are."
