@@ -47,9 +47,14 @@ async def check_filled(context: OperationContext, migration: Migration) -> None:
     missing = await targets.vectors.count_missing(migration.target.collection, field)
     known = verification.target_points - round(verification.coverage * verification.target_points)
     if missing > known:
+        remedy = (
+            f"call {call} and verify_target again."
+            if migration.is_open
+            else f"the migration is over and fills nothing any more, so let them write {field!r} to these points as well; then call again."
+        )
         raise Refused(
             f"Nothing was deleted: {missing:,} points of {migration.target.collection!r} lack {field!r}, and at the verification {known:,} did (without a text). Writers upsert "
-            f"without it: call {call} and verify_target again."
+            f"without it: {remedy}"
         )
 
 
