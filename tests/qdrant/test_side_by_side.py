@@ -4,21 +4,36 @@ from __future__ import annotations
 
 from typing import Any
 
+import anyio
 import numpy as np
 import pytest
 
-from qdrant_model_migration.domain.migration import Migration, Phase
+from qdrant_model_migration.domain.migration import Migration, OperationKind, Phase
 from qdrant_model_migration.domain.model import Side
 from qdrant_model_migration.domain.points import Payload, Point, PointId
 from qdrant_model_migration.embedders.builtin import HashingEmbedder
 from qdrant_model_migration.errors import Refused
 from qdrant_model_migration.operations.backfill import control_backfill, start_backfill
+from qdrant_model_migration.operations.requests import carry_out
 from qdrant_model_migration.operations.sweep import sweep_until_quiet, written_since
 from qdrant_model_migration.operations.work import Work
 from qdrant_model_migration.worker.driver import Driver
 from qdrant_model_migration.worker.lease import take_lease
 from qdrant_model_migration.worker.stages import fill
-from tests.qdrant.cutovers import OLD_VECTOR, backend_of, delete, finish, finish_plan, impatient, swap, swapped, to_source, verify
+from tests.qdrant.cutovers import (
+    OLD_VECTOR,
+    backend_of,
+    delete,
+    finish,
+    finish_plan,
+    impatient,
+    swap,
+    swap_plan,
+    swapped,
+    to_source,
+    verified,
+    verify,
+)
 from tests.qdrant.seeds import opened, text
 from tests.qdrant.works import held
 from tests.servers import QdrantServer
@@ -195,3 +210,30 @@ async def test_a_filling_that_a_person_paused_is_not_taken_up_by_following_the_n
         assert (paused.phase, paused.is_filling, paused.is_paused, paused.next_step) == ("cut_over", True, True, None)
         resumed = await control_backfill(context, migration_id=work.id, action="resume")
         assert resumed.next_step is not None
+
+
+@pytest.mark.parametrize("direction", ["back", "discard"])
+async def test_a_person_who_wants_back_does_not_wait_for_the_end_of_a_slow_filling(
+    server_1_17: QdrantServer, name: str, direction: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rollback after the swap, and giving up before it: the field may take days to be filled."""
+    async with opened(backend_of(server_1_17, name), monkeypatch) as context:
+        work = await (swapped if direction == "back" else verified)(context, name, seeded={"points": 400}, **BESIDE)
+        context.ensure_driver = _nobody
+        await start_backfill(context, migration_id=work.id, points_per_second=2)
+        async with anyio.create_task_group() as group:
+            group.start_soon(Driver(context, work.id).run)
+            with anyio.fail_after(30):
+                while (await work.ledger.lease(work.id))[1].progress is None:  # noqa: ASYNC110 - the driver's doing
+                    await anyio.sleep(0.1)
+                migration = await work.ledger.migration(work.id)
+                if direction == "back":
+                    code = await swap_plan(work, "back")
+                    wanted: tuple[OperationKind, dict[str, Any]] = "swap", {"direction": "back", "alias": None, "code": code}
+                else:
+                    code = await finish_plan(work, "discard_new")
+                    wanted = "finish", {"action": "discard_new", "snapshot_first": False, "code": code}
+                await carry_out(context, migration, *wanted)
+            ended = await work.ledger.migration(work.id)
+            group.cancel_scope.cancel()
+        assert ended.phase is (Phase.ROLLED_BACK if direction == "back" else Phase.ABANDONED)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import anyio
 
 from qdrant_model_migration.domain.catch_up import has_converged
-from qdrant_model_migration.domain.migration import Migration, Phase
+from qdrant_model_migration.domain.migration import Migration, Operation, Phase
 from qdrant_model_migration.domain.pacing import Rate, eta_seconds
 from qdrant_model_migration.errors import ConnectionFailed, Interrupted, LeaseLost, MigrationError, Refused, TransientEmbedding
 from qdrant_model_migration.operations.catch_up import catch_up_pass
@@ -61,6 +61,7 @@ class Driver:
         self._idle_exit_s = idle_exit_s
         self._is_lost = False
         self._has_stopped = False
+        self._is_awaited = False
         self._caught_up_at: float | None = None
         self._pass_pause_s = LEAST_PAUSE_S
         self._late_writes = LateWrites()
@@ -145,6 +146,7 @@ class Driver:
                 self._measure(work.progress)
                 await held.renew(work.progress)
                 work.pace = await work.ledger.pace(self._id)
+                self._is_awaited = bool(await self._pending(work))
             except LeaseLost as error:
                 LOG.warning("%s", error)
                 self._is_lost = True
@@ -163,7 +165,11 @@ class Driver:
         progress.eta_seconds = eta_seconds(progress.total, progress.read, progress.points_per_second)
 
     def _is_stopping(self) -> bool:
-        return self._is_lost or self._is_asked_to_stop()
+        """Also when somebody waits for an operation: a rollback, or the discarding of what is being filled, does not come after hours of it."""
+        return self._is_lost or self._is_awaited or self._is_asked_to_stop()
+
+    async def _pending(self, work: Work) -> list[Operation]:
+        return [o for o in await work.ledger.operations(self._id) if o.state in ("requested", "running")]
 
     async def _work(self, held: HeldLease, work: Work) -> None:
         idle_since = away_since = None
@@ -187,6 +193,8 @@ class Driver:
             except Interrupted:
                 if self._is_lost:
                     raise LeaseLost(f"Migration {self._id} is driven by somebody else now.") from None
+                if self._is_awaited and not self._is_asked_to_stop():
+                    continue
                 if not work.pace.is_paused or self._is_asked_to_stop():
                     return
                 step = "waiting"
@@ -218,7 +226,8 @@ class Driver:
 
     async def _step(self, held: HeldLease, work: Work) -> Step:
         """Do the next thing there is."""
-        pending = [o for o in await work.ledger.operations(self._id) if o.state in ("requested", "running")]
+        pending = await self._pending(work)
+        self._is_awaited = bool(pending)
         is_needed = any(o.kind != "finish" for o in pending) or (not pending and work.migration.phase not in AFTER_THE_SOURCE)
         if work.is_source_away and is_needed:
             # What does not need it goes on: an old server that was switched off must not keep a migration from being ended.
