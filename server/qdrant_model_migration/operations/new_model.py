@@ -46,7 +46,7 @@ async def new_model(context: OperationContext, model: str | None, connection: st
     if model is None:
         return NewModel()
     name = await anyio.to_thread.run_sync(context.catalogue.resolve, model)
-    if context.catalogue.is_server_side(name) and context.catalogue.kind(name) is ModelKind.SPARSE:
+    if context.catalogue.is_server_bm25(name):
         # Loading it would write to a scratch collection, and there is nothing to learn.
         return NewModel(spec=ModelSpec(name=str(name), kind=ModelKind.SPARSE, is_server_side=True, modifier="idf"))
     try:
