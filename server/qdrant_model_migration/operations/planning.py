@@ -250,7 +250,7 @@ async def _model(
     if strategy.made == "truncate":
         assert old is not None
         name = truncated_model(request.model, request.current_model, request.dimensions)
-        spec = (await context.model(name)).spec
+        spec = (await context.model(name, sides.source_gateway.connection.name)).spec
         await check_truncation(context, sides.source_gateway.connection.name, sides.source, old, spec, request.current_model, match)
         return spec
     if not request.model:
