@@ -51,7 +51,7 @@ async def diagnose(is_writing: bool = True, with_models: bool = True, is_cleanin
         for name in settings.connections:
             checks += [check async for check in _connection(context, name, is_writing=is_writing, is_cleaning=is_cleaning)]
         if with_models:
-            checks += [check async for check in _models(context)]
+            checks += [check async for check in _models(context, is_writing=is_writing and not settings.is_read_only)]
     return [*checks, *_folders(settings)]
 
 
@@ -175,7 +175,7 @@ async def _leftovers(gateway: Gateway, name: str, *, is_cleaning: bool) -> Check
                 name=what,
                 state="warn",
                 text=f"{len(found)} scratch collections of a killed probe: {', '.join(found)}",
-                remedy="`qdrant-model-migration doctor --clean` deletes them; not while another doctor or create-target runs.",
+                remedy="`qdrant-model-migration doctor --clean` deletes them; not while another doctor, create-target or a sample with a model of the server runs.",
             )
         aliases = await gateway.aliases()
         for collection in found:
@@ -218,12 +218,15 @@ def _resume(migration_id: str) -> str:
     return f"`qdrant-model-migration backfill {migration_id}` takes the work up where it was left; nothing is lost."
 
 
-async def _models(context: OperationContext) -> AsyncIterator[Check]:
+async def _models(context: OperationContext, *, is_writing: bool) -> AsyncIterator[Check]:
     if not context.settings.models:
         return
     for name in context.settings.models:
         what = f"model '{name}'"
         try:
+            if not is_writing and context.catalogue.is_server_side(context.catalogue.resolve(name)):
+                yield Check(name=what, state="skip", text="computed by the server, which is seen on a scratch collection only: not tried")
+                continue
             with anyio.fail_after(MODEL_TIMEOUT_S):
                 embedder = await context.any_model(name)
                 await embedder.embed(["The doctor embeds one sentence."], Side.DOCUMENT)

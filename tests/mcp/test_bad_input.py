@@ -315,19 +315,18 @@ async def test_what_this_version_does_not_do_is_refused_not_ignored(
         await seed(context, name)
     before = state_of(any_qdrant, name)
     async with hosted(any_qdrant.environment) as host:
-        for strategy in ("side_by_side", "named_vector", "add_sparse", "add_multivector", "truncate", "linear_map", "requantize"):
-            refusal = await host.refused("create_target", collection=name, **{**CREATE, "strategy": strategy})
-            assert f"'{strategy}'" in refusal
-            assert "What works: new_collection" in refusal
-        for argument, value in (
-            ("texts_file", "texts.jsonl"),
-            ("quantization", "scalar"),
-            ("sample_size", 100),
-            ("target_connection", "elsewhere"),
+        for strategy, more in (
+            ("new_collection", {"sample_size": 400}),
+            ("add_sparse", {"sample_size": 400, "quantization": "scalar"}),
+            ("requantize", {"quantization": "scalar", "target": f"{name}-new", "model": NEW, "new_vector": "v", "on_disk": True}),
         ):
-            refusal = await host.refused("create_target", collection=name, **CREATE, **{argument: value})
-            assert "not in this version" in refusal
-            assert argument in refusal
+            refusal = await host.refused("create_target", collection=name, **{**CREATE, "strategy": strategy, **more})
+            assert f"'{strategy}' has no use for" in refusal
+            assert all(f"'{argument}'" in refusal for argument in set(more) - ({"quantization"} if strategy == "requantize" else set()))
+        refusal = await host.refused("create_target", collection=name, **CREATE, texts_file="texts.jsonl")
+        assert "QDRANT_MIGRATION_ALLOWED_DIRECTORIES" in refusal
+        refusal = await host.refused("create_target", collection=name, **CREATE, target_connection="elsewhere")
+        assert "'elsewhere'" in refusal
         refusal = await host.refused("create_target", collection=name, **{**CREATE, "model": f"{NEW}@64"}, dimensions=32)
         assert "twice" in refusal
         refusal = await host.refused("create_target", collection=name, strategy="new_collection")

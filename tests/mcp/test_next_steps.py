@@ -180,6 +180,30 @@ async def test_after_a_rollback_next_steps_lead_forward_again(server: QdrantServ
         assert (seen["collection"]["name"], seen["collection"]["points"]) == (moved["current"], 61)
 
 
+async def test_a_comparison_leads_to_what_it_found_best(any_qdrant: Backend, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Vectors that may be cut are cut, not embedded anew; a candidate that loses leads nowhere."""
+    async with opened(any_qdrant, monkeypatch) as context:
+        await seed(context, name, points=60)
+    async with hosted(any_qdrant.environment) as host:
+        asked = {"collection": name, "models": [OLD, f"{OLD}@48", f"{OLD}@2"], "text_field": "text", "margin": 0.9}
+        found = await host.whole("compare_models", **asked)
+        assert found["verdict"] == "equivalent"
+        step = found["next_step"]
+        assert step["arguments"] == {
+            "collection": name,
+            "text_field": "text",
+            "goal": "shrink_vectors",
+            "model": f"{OLD}@48",
+            "current_model": OLD,
+        }
+        advised = await host.call(step["tool"], **step["arguments"])
+        assert advised["recommendations"][0]["strategy"] == "truncate"
+        assert advised["next_step"]["arguments"]["dimensions"] == 48
+        assert (await host.whole("compare_models", **{**asked, "models": [OLD, f"{OLD}@2"], "margin": 0.01}))["next_step"] is None
+        refusal = await host.refused("compare_models", migration_id="m-1", collection=name, text_field="text")
+        assert "'collection' and 'text_field' would be without effect" in refusal
+
+
 async def test_what_a_verification_finds_leads_to_the_repair(server: QdrantServer, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     backend = _backend(server, name)
     async with opened(backend, monkeypatch) as context:

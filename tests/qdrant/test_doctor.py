@@ -141,6 +141,16 @@ async def test_each_configured_model_is_loaded_and_tried(tmp_path: Path, monkeyp
     assert not [name for name in await examined(monkeypatch, environment, with_models=False) if name.startswith("model ")]
 
 
+async def test_a_model_of_the_server_is_not_tried_where_nothing_may_be_written(
+    any_qdrant: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would be tried on a scratch collection."""
+    models = {"QDRANT_MIGRATION_MODELS": json.dumps({"lexical": {"provider": "qdrant", "model": "bm25"}})}
+    for more, options in (({}, {"is_writing": False}), ({"QDRANT_MIGRATION_READ_ONLY": "true"}, {})):
+        checks = await examined(monkeypatch, {**any_qdrant.environment, **models, **more}, **options)
+        assert checks["model 'lexical'"].state == "skip"
+
+
 async def test_a_real_model_is_loaded(assets: Path, asset_models: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     one = json.dumps({"minilm-l2": json.loads(asset_models)["minilm-l2"]})
     checks = await examined(monkeypatch, {"QDRANT_PATH": str(tmp_path / "qdrant"), "QDRANT_MIGRATION_MODELS": one})

@@ -249,6 +249,24 @@ async def test_texts_may_come_from_a_file(any_qdrant: Backend, name: str, monkey
     assert "text_field" not in result.next_step.arguments
 
 
+async def test_the_column_of_a_texts_file_reaches_the_next_step(
+    any_qdrant: Backend, name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Without it the default column would be embedded, silently."""
+    lines = [json.dumps({"id": n, "text": "a caption", "body": text(n)}) for n in range(40)]
+    (tmp_path / "texts.jsonl").write_text("\n".join(lines))
+    async with opened(any_qdrant, monkeypatch, QDRANT_MIGRATION_ALLOWED_DIRECTORIES=str(tmp_path)) as context:
+        await seed(context, name, payload=lambda n: {"n": n})
+        result = await recommend(
+            context, collection=name, goal="replace_model", model=NEW, current_model=OLD, texts_file="texts.jsonl", text_field="body"
+        )
+        assert result.source_match is not None
+        assert result.source_match.is_match
+        assert result.next_step is not None
+        await create_target(context, Request(**result.next_step.arguments), dry_run=True)
+    assert result.next_step.arguments["text_field"] == "body"
+
+
 MRL = json.dumps({"mrl": {"provider": "builtin", "model": "hashing-128"}})
 """Named like a model that was trained for it; the rules ask the name."""
 

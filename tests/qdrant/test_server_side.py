@@ -15,12 +15,14 @@ from qdrant_model_migration.embedders.base import SparseVector, is_multivector, 
 from qdrant_model_migration.embedders.server_side import ServerSideEmbedder, is_server_side
 from qdrant_model_migration.errors import BadText, MigrationError, ModelNotUsable, Refused, SettingsError, Unsupported
 from qdrant_model_migration.operations.agreement import agreement
+from qdrant_model_migration.operations.compare_sample import compare_on_sample
 from qdrant_model_migration.operations.context import OperationContext
+from qdrant_model_migration.operations.recommend import recommend
 from qdrant_model_migration.qdrant.gateway import Gateway
 from qdrant_model_migration.qdrant.probe import leftovers
 from tests.conftest import Backend, Cranfield, NewServer
 from tests.inference_service import DIMENSIONS, UNKNOWN, inference_service, vector
-from tests.qdrant.seeds import opened
+from tests.qdrant.seeds import OLD, opened, seed
 from tests.servers import QdrantServer
 
 MODELS = {
@@ -156,6 +158,24 @@ async def test_the_embedded_database_computes_nothing(tmp_path: Path, monkeypatc
     async with opened(backend, monkeypatch) as context:
         with pytest.raises(Unsupported, match=r"embedded database computes no vectors.*'fastembed:Qdrant/bm25'"):
             await context.any_model("qdrant:bm25")
+
+
+async def test_read_only_mode_writes_no_scratch_collection(server: QdrantServer, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The vectors of a server's model are seen only once they are stored; what is known without them is answered all the same."""
+    async with opened(on(server), monkeypatch) as context:
+        await seed(context, name)
+        before = await (await context.gateway()).collections()
+    async with opened(on(server, QDRANT_MIGRATION_READ_ONLY="true"), monkeypatch) as context:
+        for model in ("qdrant:bm25", "dense"):
+            with pytest.raises(Refused, match="QDRANT_MIGRATION_READ_ONLY forbids"):
+                await context.any_model(model)
+        with pytest.raises(Refused, match="QDRANT_MIGRATION_READ_ONLY forbids"):
+            await compare_on_sample(context, collection=name, models=[OLD, "dense"])
+        with pytest.raises(Refused, match="QDRANT_MIGRATION_READ_ONLY forbids"):
+            await recommend(context, collection=name, goal="replace_model", model="dense")
+        advised = await recommend(context, collection=name, goal="add_sparse")
+        assert advised.recommendations[0].is_feasible
+        assert await (await context.gateway()).collections() == before
 
 
 async def test_each_connection_has_its_own(server_1_16: QdrantServer, server_1_17: QdrantServer, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -106,5 +106,11 @@ def test_bm25_in_the_server_is_timed_by_the_server_s_rate() -> None:
     assert made.cost_usd is None
 
 
+def test_another_model_of_the_server_is_timed_by_its_sample() -> None:
+    """An inference service behind Qdrant is a hundred times slower than BM25."""
+    served = ModelSpec(name="qdrant:acme/dense", dimensions=768, is_server_side=True, is_local=False)
+    assert carded("new_collection", model=served).seconds == POINTS / 50
+
+
 def test_a_refused_strategy_has_only_its_points() -> None:
     assert carded("requantize", **QUANTIZE, is_embedded=True) == Card(points=POINTS)

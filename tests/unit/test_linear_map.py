@@ -21,6 +21,7 @@ from qdrant_model_migration.domain.linear_map import (
 )
 from qdrant_model_migration.domain.map_records import MapPart, assembled, disassembled
 from qdrant_model_migration.errors import Interrupted, MigrationError, Refused
+from qdrant_model_migration.operations.deriving import Deriver
 from qdrant_model_migration.results import MapReport
 
 Matrix = npt.NDArray[np.float32]
@@ -242,3 +243,15 @@ def test_a_report_cannot_be_changed() -> None:
     assert MapReport.model_validate_json(report.model_dump_json()) == report
     with pytest.raises(ValueError, match="frozen"):
         report.recall = 1.0  # type: ignore[misc]
+
+
+def test_the_recall_that_is_told_is_that_of_the_vectors_that_are_written() -> None:
+    """Stored vectors of any length, as a dot product leaves them, are mapped as they are; the new field may be searched by cosine."""
+    random = np.random.default_rng(0)
+    directions = rows_of(900, 24, seed=1)
+    old = (directions * random.uniform(0.5, 20.0, size=(900, 1))).astype(np.float32)
+    new = np.tanh(directions @ rotation(24, 24, seed=2) * 3).astype(np.float32)
+    found = fit_map(old, new, distance="Cosine", normalizes=True)
+    written = Deriver.linear_map(found.map).derive(old[found.held_out].tolist())
+    assert None not in written
+    assert found.report.recall == pytest.approx(recall_by_hand(new[found.held_out], np.array(written, dtype=np.float32)), abs=0.002)

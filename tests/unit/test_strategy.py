@@ -501,3 +501,13 @@ def test_a_source_on_another_server_is_only_read() -> None:
     assert not judged("new_collection", seen("1.11.0")).is_feasible
     older = judged("new_collection", seen("1.10.1", target="1.17.0"))
     assert older.refusals == ["Reading a source needs Qdrant 1.11; this one is 1.10.1. Upgrade it first."]
+
+
+def test_bm25_in_the_server_is_known_under_any_configured_name() -> None:
+    """As `{"lexical": {"provider": "qdrant", "model": "bm25"}}`."""
+    lexical = ModelSpec(name="lexical", kind=ModelKind.SPARSE, is_server_side=True, modifier="idf")
+    advice = judged("add_sparse", seen(is_embedded=True, goal=Goal.ADD_SPARSE, model=lexical))
+    assert "the embedded database has none" in advice.refusals[0]
+    advice = judged("add_sparse", seen(goal=Goal.ADD_SPARSE, model=lexical))
+    assert advice.is_feasible
+    assert any("language and tokenizer" in p for p in advice.prerequisites)

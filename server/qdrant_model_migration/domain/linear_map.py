@@ -166,7 +166,8 @@ def fit_map(
     count = held_out_count(pairs)
     held_out, fitted = np.sort(order[:count]), order[count:]
     if distance == "Cosine":
-        old, new = unit(old), unit(new)
+        # The old ones stay as they are stored: so they are mapped.
+        new = unit(new)
     maps = [
         fit_procrustes(old[fitted], new[fitted], normalizes=normalizes),
         _best_ridge(old, new, fitted, distance=distance, normalizes=normalizes, k=k, check=check),

@@ -83,3 +83,12 @@ class ModelSpec(BaseModel):
         default={}, description="of BM25: language, tokenizer, k, b and avg_len as used; the query side needs the same"
     )
     is_server_side: bool = Field(default=False, description="whether the Qdrant server computes the vectors (models.Document)")
+
+
+_MAKES_THE_VECTORS = ("dimensions", "fingerprint", "options", "document_prefix", "max_tokens")
+
+
+def unlike_planned(planned: ModelSpec, now: ModelSpec) -> str | None:
+    """Where a loaded model makes other vectors of documents than the one that was planned with, for a person; None: nowhere that is recorded."""
+    pairs = [(field, getattr(planned, field), getattr(now, field)) for field in _MAKES_THE_VECTORS]
+    return "; ".join(f"{field} {new!r} instead of {old!r}" for field, old, new in pairs if new != old) or None

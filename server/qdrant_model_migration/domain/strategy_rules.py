@@ -98,12 +98,13 @@ def _add_sparse(advice: Advice, seen: Observations) -> None:
     name = seen.model.name if seen.model else "qdrant:bm25"
     if seen.model is not None and seen.model.kind is not ModelKind.SPARSE:
         advice.refusals.append(f"'{name}' is a {seen.model.kind.value} model; sparse vectors need a sparse one, such as 'qdrant:bm25'.")
-    elif name.startswith("qdrant:") and not seen.can("server_bm25"):
+    elif (seen.model is None or seen.model.is_server_side) and not seen.can("server_bm25"):
         why = "the embedded database has none" if seen.lands_embedded else this_server(seen)
         advice.refusals.append(f"BM25 in the server needs Qdrant 1.15.2; {why}. A client-side model does it: 'fastembed:Qdrant/bm25'.")
     advice.reasons.append("The dense vectors are not re-embedded; only sparse ones are computed from the texts.")
     added_field(advice, seen, "sparse")
-    is_bm25 = "bm25" in name.lower()
+    # A configured name need not say it.
+    is_bm25 = "bm25" in name.lower() or (seen.model is not None and seen.model.is_server_side and seen.model.modifier == "idf")
     if is_bm25:
         advice.prerequisites.append("BM25: the field gets modifier=idf; queries need the language and tokenizer of the documents.")
         advice.risks.append("BM25 counts words of chunks, not of documents: word frequencies and lengths are those of the chunks.")

@@ -69,17 +69,19 @@ class Catalogue:
 
     def kind(self, name: ModelName) -> ModelKind:
         """What a model gives, as far as its name tells: FastEmbed's lists decide, also of what the server computes."""
-        entry = self._entry(name)
-        model = (entry.model or name.model) if entry else name.model
-        provider = self._provider(name)
-        if provider == "qdrant" and model.lower() in BM25_NAMES:
+        if self.is_server_bm25(name):
             return ModelKind.SPARSE
+        model, provider = self._own_name(name), self._provider(name)
         found = files.described(model) if provider in ("fastembed", "qdrant") else None
         return found[0] if found else ModelKind.DENSE
 
     def is_server_side(self, name: ModelName) -> bool:
         """Whether the Qdrant server computes its vectors, so that loading it needs a connection."""
         return self._provider(name) == "qdrant"
+
+    def is_server_bm25(self, name: ModelName) -> bool:
+        """Whether it is the BM25 that every server computes, of which all is known without asking."""
+        return self._provider(name) == "qdrant" and self._own_name(name).lower() in BM25_NAMES
 
     async def load(self, name: str, *, infer: Infer | None = None, place: str = "") -> Embedder:
         """The loaded dense model of that name.
@@ -135,8 +137,7 @@ class Catalogue:
             await embedder.close()
 
     async def _load(self, name: ModelName, infer: Infer | None) -> AnyEmbedder:
-        canonical, entry, provider = str(name), self._entry(name), self._provider(name)
-        model = (entry.model or name.model) if entry else name.model
+        canonical, entry, provider, model = str(name), self._entry(name), self._provider(name), self._own_name(name)
         kind = await to_thread.run_sync(self.kind, name)
         if name.dimensions is not None and (kind is ModelKind.SPARSE or (kind is ModelKind.MULTIVECTOR and provider != "qdrant")):
             raise Refused(f"{_EFFECT}: {canonical!r} is a {kind} model, whose vectors are not cut. Leave out '@{name.dimensions}'.")
@@ -184,6 +185,11 @@ class Catalogue:
 
     def _entry(self, name: ModelName) -> ModelSettings | None:
         return self._settings.models.get(name.model) if name.provider is None else None
+
+    def _own_name(self, name: ModelName) -> str:
+        """What its provider calls it."""
+        entry = self._entry(name)
+        return (entry.model or name.model) if entry else name.model
 
     def _provider(self, name: ModelName) -> str:
         """Raises SettingsError where a configured model names one that there is not."""

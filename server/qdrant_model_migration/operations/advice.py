@@ -75,7 +75,8 @@ def create_arguments(advice: Advice, seen: Observations, arguments: dict[str, An
         return None
     else:
         call["model"] = seen.model.name
-        if not seen.has_texts_file:
+        # Of a file it names the column, which has a default.
+        if seen.text_field is not None or not seen.has_texts_file:
             call["text_field"] = seen.text_field
     if plan.made is not None and seen.current is not None and (seen.is_current_known or plan.made == "truncate"):
         call["current_model"] = seen.current.name

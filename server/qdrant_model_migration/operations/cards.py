@@ -86,7 +86,7 @@ def _seconds(advice: Advice, seen: Observations, measured: Measured, texts: floa
         writing *= 2  # each point is copied first and filled later
     if not plan.needs_text:
         return round(writing, 1)
-    if seen.model is None or seen.model.is_server_side:
+    if seen.model is None or (seen.model.is_server_side and measured.timing is None):
         return round(max(writing, texts / SERVER_BM25_RATE), 1)
     limits = measured.settings
     embedding = estimates.backfill_seconds(

@@ -11,6 +11,7 @@ from qdrant_model_migration.domain.comparison import check_arguments, compared
 from qdrant_model_migration.domain.comparison_sides import Asked, SidePlan, sides_of
 from qdrant_model_migration.domain.metrics import Run, depth
 from qdrant_model_migration.domain.migration import Migration
+from qdrant_model_migration.domain.model import unlike_planned
 from qdrant_model_migration.domain.points import PointId
 from qdrant_model_migration.domain.queries import QuerySet
 from qdrant_model_migration.domain.texts import NoTexts, Texts, UnreadableTexts
@@ -106,12 +107,10 @@ async def _opened(context: OperationContext, migration: Migration, plans: Sequen
 
 
 def _check_is_planned(migration: Migration, loaded: AnyEmbedder) -> None:
-    planned, now = migration.spec, loaded.spec
-    if (now.fingerprint, now.dimensions, now.options) != (planned.fingerprint, planned.dimensions, planned.options):
+    unlike = unlike_planned(migration.spec, loaded.spec)
+    if unlike is not None:
         raise ModelNotUsable(
-            f"Nothing was compared: model {planned.name!r} on this machine is not the one that migration {migration.id} was planned with "
-            f"(fingerprint {now.fingerprint} instead of {planned.fingerprint}, dimensions {now.dimensions} instead of {planned.dimensions}, "
-            f"options {dict(now.options)} instead of {dict(planned.options)})."
+            f"Nothing was compared: model {migration.spec.name!r} on this machine is not the one that migration {migration.id} was planned with: {unlike}."
         )
 
 

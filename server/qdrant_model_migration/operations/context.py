@@ -128,10 +128,19 @@ class OperationContext:
         return await self.catalogue.load_any(name, **await self._server(name, connection))
 
     async def _server(self, name: str, connection: str | None) -> _Server:
-        """What `Catalogue.load_any` needs of a server; the connection is opened only for a model that is computed there."""
+        """What `Catalogue.load_any` needs of a server; the connection is opened only for a model that is computed there.
+
+        Raises:
+            Refused: read-only mode, in which no scratch collection may be written.
+        """
         resolved = await anyio.to_thread.run_sync(self.catalogue.resolve, name)
         if not self.catalogue.is_server_side(resolved):
             return {}
+        if self.settings.is_read_only:
+            raise Refused(
+                f"Nothing was changed: {str(resolved)!r} is computed by the Qdrant server, which shows its vectors only once they are written, to a scratch "
+                "collection; QDRANT_MIGRATION_READ_ONLY forbids that."
+            )
         return {"infer": ServerInference(await self.gateway(connection)), "place": self.settings.connection(connection).name}
 
     async def _within_time(self, name: str, key: _Key, load: _Load) -> AnyEmbedder:

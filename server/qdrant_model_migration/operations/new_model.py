@@ -10,7 +10,7 @@ from qdrant_model_migration.domain.estimates import mean_words
 from qdrant_model_migration.domain.model import ModelKind, ModelSpec
 from qdrant_model_migration.domain.strategy import Goal
 from qdrant_model_migration.embedders.base import AnyEmbedder
-from qdrant_model_migration.errors import ModelNotUsable, Refused, TransientEmbedding
+from qdrant_model_migration.errors import BatchTooLarge, ModelNotUsable, Refused, TransientEmbedding
 from qdrant_model_migration.operations.context import OperationContext
 from qdrant_model_migration.operations.sampling import Timing, time_model
 from qdrant_model_migration.qdrant.gateway import ServerFacts
@@ -46,7 +46,7 @@ async def new_model(context: OperationContext, model: str | None, connection: st
     if model is None:
         return NewModel()
     name = await anyio.to_thread.run_sync(context.catalogue.resolve, model)
-    if context.catalogue.is_server_side(name) and context.catalogue.kind(name) is ModelKind.SPARSE:
+    if context.catalogue.is_server_bm25(name):
         # Loading it would write to a scratch collection, and there is nothing to learn.
         return NewModel(spec=ModelSpec(name=str(name), kind=ModelKind.SPARSE, is_server_side=True, modifier="idf"))
     try:
@@ -82,12 +82,14 @@ def rows_of(spec: ModelSpec | None, timing: Timing | None, texts: list[str]) -> 
     return mean_words(texts) if spec is not None and spec.kind is ModelKind.SPARSE else None
 
 
-async def timed(embedder: AnyEmbedder | None, texts: list[str], warnings: list[str]) -> Timing | None:
+async def timed(embedder: AnyEmbedder | None, texts: list[str], warnings: list[str], *, within_s: float) -> Timing | None:
     """The model's speed on this machine; what hinders the measuring is a warning."""
     if embedder is None or not texts:
         return None
     try:
-        return await time_model(embedder, texts[:TIMED_TEXTS], budget_s=TIMING_S)
-    except TransientEmbedding as error:
+        with anyio.move_on_after(max(1.0, within_s)):
+            return await time_model(embedder, texts[:TIMED_TEXTS], budget_s=TIMING_S)
+        warnings.append(f"The time was not measured: '{embedder.spec.name}' did not embed the first texts within the time of this call.")
+    except (TransientEmbedding, BatchTooLarge) as error:
         warnings.append(f"The time was not measured: {error}")
-        return None
+    return None

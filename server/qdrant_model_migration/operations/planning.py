@@ -86,6 +86,7 @@ async def plan_migration(context: OperationContext, sides: Sides, request: Reque
         MigrationError: what stands in the way; nothing is written.
     """
     source, strategy = sides.source, sides.strategy
+    _check_idle(strategy, request)
     if strategy.made is None:
         return await _requantization(context, sides, request, migrations)
     old = _old_field(sides, request)
@@ -126,6 +127,27 @@ async def plan_migration(context: OperationContext, sides: Sides, request: Reque
     )
     changes = app_changes(migration, list(source.aliases), old.size if old is not None else None)
     return migration.model_copy(update={"app_changes": tuple(changes)})
+
+
+_OF_A_NEW_FIELD = ("model", "texts_file", "new_vector", "dimensions", "on_disk", "gate")
+"""Arguments that say nothing where only the configuration changes."""
+
+
+def _check_idle(strategy: Strategy, request: Request) -> None:
+    """Refuse what would be ignored.
+
+    Raises:
+        Refused: names the arguments.
+    """
+    idle = [name for name in _OF_A_NEW_FIELD if strategy.made is None and getattr(request, name) is not None]
+    if request.sample_size is not None and strategy.made != "linear_map":
+        idle.append("sample_size")
+    if request.quantization is not None and strategy.model_kind is ModelKind.SPARSE:
+        idle.append("quantization")
+    if strategy.made is None and request.target not in (None, request.collection):
+        idle.append("target")
+    if idle:
+        raise Refused(f"{NOTHING}: '{strategy.name}' has no use for {', '.join(map(repr, idle))}. Leave it out.")
 
 
 def _migration(sides: Sides, request: Request, plan: TargetPlan, migration_id: str, *, target: str) -> Migration:
@@ -250,7 +272,7 @@ async def _model(
     if strategy.made == "truncate":
         assert old is not None
         name = truncated_model(request.model, request.current_model, request.dimensions)
-        spec = (await context.model(name)).spec
+        spec = (await context.model(name, sides.source_gateway.connection.name)).spec
         await check_truncation(context, sides.source_gateway.connection.name, sides.source, old, spec, request.current_model, match)
         return spec
     if not request.model:

@@ -27,6 +27,10 @@ async def provenance(work: Work, target: Collection, size: int, population: int)
         return ProvenanceCheck(note="no vector was embedded again" if size <= 0 else "the target is empty"), {}
     if work.made is None or work.made.is_derived or not work.makes_now:
         return ProvenanceCheck(note=_NO_SAMPLE[work.made.kind if work.made is not None and work.made.is_derived else "none"]), {}
+    if work.migration.spec.is_server_side and work.context.settings.is_read_only:
+        return ProvenanceCheck(
+            note="the server shows the vectors of its own model on a scratch collection only, which read-only mode forbids"
+        ), {}
     name, field = target.name, work.made.field
     drawn = {p.id: p for p in await work.target.points.sample(name, min(size, target.page_limit or size), vectors=[field])}
     listed = islice((point_id for r in await work.ledger.ranges(work.id) for point_id in r.foreign), MOST_FOREIGN)

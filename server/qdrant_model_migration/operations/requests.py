@@ -97,7 +97,8 @@ class LocalOperations:
                     await local.is_over.wait()
         if not local.is_over.is_set():
             return None
-        del self._running[key]
+        # Another call that waited for the same may have taken it out already.
+        self._running.pop(key, None)
         if local.error is not None:
             raise local.error
         return local.outcome

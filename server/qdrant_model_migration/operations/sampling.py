@@ -100,6 +100,7 @@ async def time_model(
     limit = embedder.spec.max_tokens
     began = clock()
     size, position, done = FIRST_TEXTS, 0, 0
+    largest = embedder.batch_size
     seconds = 0.0
     warm: tuple[int, float] | None = None
     rows: list[int] = []
@@ -112,6 +113,11 @@ async def time_model(
             # The backfill bisects; here the rate of the other texts is enough.
             position += len(part)
             continue
+        except BatchTooLarge:
+            if len(part) == 1:
+                raise
+            size = largest = len(part) // 2
+            continue
         took = max(1e-6, clock() - start)
         position += len(part)
         if warm is None:
@@ -122,7 +128,7 @@ async def time_model(
         fitting = int(len(part) / took * left * 0.6)
         if left <= 0 or fitting < 1:
             break
-        size = max(1, min(size * 4, fitting, embedder.batch_size))
+        size = max(1, min(size * 4, fitting, largest))
     if seconds == 0.0 and warm is not None:
         done, seconds = warm
     return Timing(

@@ -44,13 +44,15 @@ async def measure_dimensions(
         return []
     deadline = clock() + budget_s
     rows: list[Rows] = []
-    async for points in drawn_points(gateway, collection, sample, vectors=[field.name], payload=False, seed=seed):
-        for point in points:
-            vector = point.vectors.get(field.name)
-            if vector_problem(vector, field.size) is None:
-                rows.append(np.array(vector, dtype=np.float32))
-        if clock() >= deadline:
-            break
+    # The first page may be long in coming, where all ids have to be read for an honest draw.
+    with anyio.move_on_after(budget_s):
+        async for points in drawn_points(gateway, collection, sample, vectors=[field.name], payload=False, seed=seed):
+            for point in points:
+                vector = point.vectors.get(field.name)
+                if vector_problem(vector, field.size) is None:
+                    rows.append(np.array(vector, dtype=np.float32))
+            if clock() >= deadline:
+                break
     if len(rows) < max(FEWEST_ROWS, k + 1):
         return []
     distance = field.distance

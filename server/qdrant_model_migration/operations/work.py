@@ -9,6 +9,7 @@ from anyio import to_thread
 
 from qdrant_model_migration.domain.collection import Collection
 from qdrant_model_migration.domain.migration import EventRecord, Migration, Pace, Recipe
+from qdrant_model_migration.domain.model import unlike_planned
 from qdrant_model_migration.domain.points import Point, PointId
 from qdrant_model_migration.domain.texts import NoTexts, Texts, TextSource, UnreadableTexts
 from qdrant_model_migration.embedders.base import AnyEmbedder
@@ -119,10 +120,10 @@ class Work:
         """
         planned = self.migration.spec
         loaded = await self.context.any_model(planned.name, self.migration.target.connection)
-        if loaded.spec.dimensions != planned.dimensions or loaded.spec.fingerprint != planned.fingerprint:
+        unlike = unlike_planned(planned, loaded.spec)
+        if unlike is not None:
             raise ModelNotUsable(
-                f"Model {planned.name!r} on this machine is not the one that migration {self.id} was planned with: "
-                f"{loaded.spec.dimensions} dimensions and fingerprint {loaded.spec.fingerprint} instead of {planned.dimensions} and {planned.fingerprint}. "
+                f"Model {planned.name!r} on this machine is not the one that migration {self.id} was planned with: {unlike}. "
                 "Vectors of two models must not be mixed. Provide the planned model, or discard this migration and start a new one."
             )
         return loaded

@@ -8,6 +8,7 @@ from mcp.server.mcpserver import Context
 from pydantic import BaseModel, Field
 
 from qdrant_model_migration.domain.migration import Migration, Phase
+from qdrant_model_migration.domain.model import ModelName
 from qdrant_model_migration.errors import Refused, Unsupported
 from qdrant_model_migration.operations.compare import compare_migration
 from qdrant_model_migration.operations.compare_sample import compare_on_sample
@@ -66,6 +67,9 @@ async def compare_models(
             "Nothing was compared: give either 'migration_id' (what was searched before against what the migration made) or 'collection' and 'models'."
         )
     if migration_id is not None:
+        idle = " and ".join(repr(n) for n, value in (("collection", collection), ("text_field", text_field)) if value is not None)
+        if idle:
+            raise Refused(f"Nothing was compared: {idle} would be without effect, migration {migration_id!r} has its own. Leave it out.")
         return await _of_migration(ctx, migration_id, shared, connection)
     if collection is None or models is None or not 2 <= len(models) <= 6:
         raise Refused("Nothing was compared: without a migration give 'collection' and 2 to 6 'models', the baseline first.")
@@ -93,12 +97,23 @@ async def compare_models(
             next_step=step,
             state="running",
         )
-    step = NextStep(
-        tool="recommend_strategy",
-        arguments=without_none({"collection": collection, "goal": "replace_model", "model": models[-1], "connection": connection}),
-        why="see what the change would cost",
-    )
-    return _result(app.context.notice(connection), found, None, step)
+    named = without_none({"collection": collection, "text_field": text_field, "connection": connection})
+    return _result(app.context.notice(connection), found, None, _recommending(found, models, named))
+
+
+def _recommending(found: Comparison, models: list[str], named: dict[str, Any]) -> NextStep | None:
+    """What the best candidate would take; nothing where even that one is worse. A cut of the baseline's vectors needs no embedding."""
+    if found.verdict == "worse":
+        return None
+    gains = {m.model: m.difference or 0.0 for m in found.metrics if m.metric == found.primary_metric}
+    best = max(found.candidates, key=lambda label: gains.get(label, 0.0))
+    place = 1 + found.candidates.index(best)
+    call = {**named, "goal": "replace_model", "model": models[place]}
+    if ModelName.parse(best).model_copy(update={"dimensions": None}) == ModelName.parse(found.baseline).model_copy(
+        update={"dimensions": None}
+    ):
+        call |= {"goal": "shrink_vectors", "current_model": models[0]}
+    return NextStep(tool="recommend_strategy", arguments=call, why="see what the change would cost")
 
 
 async def _of_migration(ctx: Context[Any, Any], migration_id: str, shared: dict[str, Any], connection: str | None) -> CompareResult:

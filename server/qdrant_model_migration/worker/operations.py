@@ -11,6 +11,7 @@ from pydantic import BaseModel
 
 from qdrant_model_migration.domain.collection import fields_of
 from qdrant_model_migration.domain.migration import Migration, Operation, Phase
+from qdrant_model_migration.embedders.base import is_dense
 from qdrant_model_migration.errors import ConnectionFailed, Interrupted, LeaseLost, MigrationError, Refused, TransientEmbedding
 from qdrant_model_migration.operations.catch_up import catch_up_pass
 from qdrant_model_migration.operations.compare import compare_migration
@@ -112,7 +113,8 @@ async def _has_moved_nothing(work: Work) -> bool:
 async def _fit(work: Work, arguments: dict[str, Any]) -> BaseModel:
     """Fit the linear map on a sample, judge it, and keep it with the migration."""
     migration = work.migration
-    embedder = await work.context.model(migration.spec.name, migration.target.connection)
+    embedder = await work.embedder()
+    assert is_dense(embedder)
 
     async def show(progress: Progress) -> None:
         work.progress.stage, work.progress.read, work.progress.total = progress.stage, progress.read, progress.total
