@@ -236,6 +236,32 @@ async def test_a_text_that_is_edited_at_every_look_is_left_to_the_next_pass(
         assert await wrong(work) == []
 
 
+async def test_a_text_that_is_edited_again_before_its_vector_is_replaced_keeps_no_vector_of_the_first_text(
+    any_qdrant: Backend, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The guard keeps the second text's vector from the third text; the first one's must not stay there for good."""
+    async with opened(any_qdrant, monkeypatch) as context:
+        work = await filling_work(context, name, points=rows())
+        real, edits = work.target.points.retrieve, 0
+
+        async def editing(*arguments: Any, **options: Any) -> Any:
+            nonlocal edits
+            edits += 1
+            if edits == 1:
+                await set_payload(work, 3, {"text": "edited after the write"})
+            return await real(*arguments, **options)
+
+        async def again() -> None:
+            await set_payload(work, 3, {"text": "edited again"})
+
+        with monkeypatch.context() as patch, acting_before(monkeypatch, Vectors, "refill", again):
+            patch.setattr(work.target.points, "retrieve", editing)
+            await once(work)
+        assert await wrong(work, may_lack=True) == []
+        await once(work)
+        assert await wrong(work) == []
+
+
 async def test_points_that_are_deleted_in_the_middle_of_a_batch_stay_deleted_and_the_others_are_filled(
     any_qdrant: Backend, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

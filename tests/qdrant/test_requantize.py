@@ -6,17 +6,22 @@ from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import Any
 
+import anyio
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from qdrant_model_migration.domain.collection import Collection, Json, VectorField
+from qdrant_model_migration.domain.migration import Migration, Phase
 from qdrant_model_migration.domain.points import Point
 from qdrant_model_migration.domain.quantization import Kind, QuantizationSettings, requested, settings_of
 from qdrant_model_migration.errors import Interrupted, Refused
+from qdrant_model_migration.operations.backfill import start_backfill
+from qdrant_model_migration.operations.create_target import Request, create_target
 from qdrant_model_migration.operations.requantize import apply, measure_recall, restore
 from qdrant_model_migration.qdrant.gateway import Gateway
 from qdrant_model_migration.results import IndexRecall, Progress
+from qdrant_model_migration.worker.driver import Driver
 from tests.conftest import VERSIONS, Backend
 from tests.qdrant.seeds import opened
 from tests.servers import QdrantServer, delete_collections
@@ -241,3 +246,24 @@ async def test_nothing_is_measured_where_there_is_nothing_to_find(any_qdrant: Ba
         if any_qdrant.is_embedded:
             with pytest.raises(Refused, match="embedded database does not quantize"):
                 await apply(gateway, collection, field_of(collection, "a"), "scalar")
+
+
+async def test_a_driver_that_quantized_a_collection_under_writes_is_done(
+    server_of_each: Backend, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is no second collection to keep up with: nothing is read over and over, and no pass judges what was proven."""
+    async with opened(server_of_each, monkeypatch) as context:
+        gateway = await context.gateway()
+        await seeded(gateway, name, {"a": {"size": SIZE, "distance": "Cosine"}}, rows=200)
+
+        async def nobody(_: Migration) -> None:
+            """The test drives."""
+
+        context.ensure_driver = nobody
+        asked = Request(collection=name, strategy="requantize", vector="a", quantization="scalar", writes="live")
+        made = await create_target(context, asked)
+        await start_backfill(context, migration_id=made.migration_id)
+        with anyio.fail_after(60):
+            await Driver(context, made.migration_id, idle_exit_s=0.5).run()
+        migration = await (await context.ledger()).migration(made.migration_id)
+    assert (migration.phase, migration.error, migration.lag) == (Phase.BACKFILLED, None, None)

@@ -12,7 +12,7 @@ from qdrant_model_migration.domain.model import Side
 from qdrant_model_migration.domain.points import Payload, Point, PointId
 from qdrant_model_migration.embedders.builtin import HashingEmbedder
 from qdrant_model_migration.errors import Refused
-from qdrant_model_migration.operations.backfill import start_backfill
+from qdrant_model_migration.operations.backfill import control_backfill, start_backfill
 from qdrant_model_migration.operations.sweep import sweep_until_quiet, written_since
 from qdrant_model_migration.operations.work import Work
 from qdrant_model_migration.worker.driver import Driver
@@ -182,3 +182,16 @@ async def test_a_late_write_to_a_filled_point_is_told_and_kept_from_deletion(
         assert (targets[5].payload["text"], targets[100].payload["text"]) == (text(5), "inserted very late")
         assert (await finish(work, "keep_old")).deleted == []
         assert await work.source.points.count(work.migration.source.collection) == 41
+
+
+async def test_a_filling_that_a_person_paused_is_not_taken_up_by_following_the_next_step(
+    server_1_17: QdrantServer, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither by start_backfill, which would undo the pause, nor by waiting for what does not come."""
+    async with opened(backend_of(server_1_17, name), monkeypatch) as context:
+        work = await swapped(context, name, **BESIDE)
+        await started(work)
+        paused = await control_backfill(context, migration_id=work.id, action="pause")
+        assert (paused.phase, paused.is_filling, paused.is_paused, paused.next_step) == ("cut_over", True, True, None)
+        resumed = await control_backfill(context, migration_id=work.id, action="resume")
+        assert resumed.next_step is not None

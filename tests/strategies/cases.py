@@ -59,9 +59,7 @@ class Case:
 
 TEXT: Json = {"text_field": "text"}
 CURRENT: Json = {"current_model": OLD_MODEL}
-NEW_COLLECTION = Case(
-    strategy="new_collection", model="minilm-256", replaces=True, arguments={**TEXT, **CURRENT, "readers": "self_resolving"}
-)
+NEW_COLLECTION = Case(strategy="new_collection", model="minilm-256", replaces=True, arguments={**TEXT, "readers": "self_resolving"})
 SIDE_BY_SIDE = Case(strategy="side_by_side", model="minilm-1152", made="wide", arguments={**TEXT, "new_vector": "wide"})
 NAMED_VECTOR = Case(strategy="named_vector", model="minilm-l2", made="second", arguments={**TEXT, "new_vector": "second"})
 ADD_SPARSE = Case(strategy="add_sparse", model="bm25", made="sparse", arguments=TEXT, agree=recipes.agree_as_sparse)

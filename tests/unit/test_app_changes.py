@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from qdrant_client import QdrantClient, models
 
 from qdrant_model_migration.domain.app_changes import app_changes, dual_write_snippet
+from qdrant_model_migration.domain.collection import FieldKind
 from qdrant_model_migration.domain.migration import Endpoint, Migration, Recipe
-from qdrant_model_migration.domain.model import ModelSpec
+from qdrant_model_migration.domain.model import ModelKind, ModelSpec
 from qdrant_model_migration.domain.texts import TextSource
 from qdrant_model_migration.domain.texts_file import TextsFile
 from tests.servers import QdrantServer
@@ -65,6 +66,19 @@ def test_a_renamed_field_and_a_missing_alias_are_told() -> None:
     assert "using=" not in told(8)
     assert "No alias points to 'docs'" in told(8, aliases=[])
     assert "No alias" not in told(8)
+
+
+@pytest.mark.parametrize("kind", [ModelKind.SPARSE, ModelKind.MULTIVECTOR])
+def test_where_a_field_is_added_to_a_copy_no_reader_is_told_to_change_its_model(kind: ModelKind) -> None:
+    """The dense vectors are copied, so that the old queries go on; only the field that stands beside them is new."""
+    made = Recipe(field="added", kind="embed", vector_kind=FieldKind(kind.value))
+    recipes = (made, Recipe(field="", kind="copy", source_field=""))
+    text = told(8, recipes=recipes, dense_field="", model=ModelSpec(name="the model", dimensions=4, kind=kind))
+    assert text.startswith("Old queries (the unnamed vector) go on being answered before and after the swap")
+    assert "in its own release" in text
+    assert "nonsense" not in text
+    assert "fails" not in text
+    assert "new model" not in text
 
 
 def snippet(**changes: Any) -> dict[str, Any]:

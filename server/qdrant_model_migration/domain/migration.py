@@ -305,7 +305,8 @@ class Migration(BaseModel):
     def keeps_old_field(self) -> bool:
         """The old field stays queryable in the target under its old name, so that old queries go on being answered."""
         made = self.made
-        if made is None or self.is_in_place:
+        if made is None or self.is_in_place or made.source_field is None:
+            # A sparse or a token field replaces nothing: every field of the source is copied.
             return True
         return any(r.kind == "copy" and r.source_field == made.source_field for r in self.recipes)
 

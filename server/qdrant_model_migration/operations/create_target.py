@@ -47,7 +47,9 @@ async def create_target(
         return await answer(context, gateway, known, [], is_known=True)
     source = await gateway.describe(name)
     # What is created on a server is recorded there.
-    _check_source(source, await (await context.ledger(gateway.connection.name)).migrations(), ledger)
+    here = await (await context.ledger(gateway.connection.name)).migrations()
+    # In place a migration that was interrupted is the one whose target the source is: it is gone on with.
+    _check_source(source, [m for m in here if known is None or m.id != known.id], ledger)
     is_in_place = await _placement(strategy, gateway, target_gateway, source)
     sides = Sides(source_gateway=gateway, target_gateway=target_gateway, source=source, strategy=strategy, is_in_place=is_in_place)
     await _check_sharding(sides)

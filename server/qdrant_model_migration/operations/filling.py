@@ -132,6 +132,12 @@ class _Wanted:
 
     point: Point
     text: str | None
+    before: Any = None
+    """The vector that it is to replace, which stays where the guard kept the new one away."""
+
+    def may_be(self, held: Any, made: Recipe) -> bool:
+        """Whether a vector may be one that was made of an earlier text; an app that edited a text may have written its vector as well."""
+        return any(_is_same(held, known, made) for known in (self.point.vectors[made.field], self.before) if known is not None)
 
 
 def _seen_field(work: Work, window: Sequence[Point]) -> str | None:
@@ -191,8 +197,7 @@ async def _look_back(work: Work, written: Sequence[_Wanted]) -> None:
         stale = [
             p
             for p in held.values()
-            if work.texts.of(p) != suspects[p.id].text
-            and _is_ours(p.vectors.get(field), suspects[p.id].point.vectors[field], work.migration.making)
+            if work.texts.of(p) != suspects[p.id].text and suspects[p.id].may_be(p.vectors.get(field), work.migration.making)
         ]
         is_last = look == MOST_LOOKS - 1
         for point in stale:
@@ -201,10 +206,15 @@ async def _look_back(work: Work, written: Sequence[_Wanted]) -> None:
                 await work.target.vectors.remove(name, field, point)
         again = [] if is_last else [p for p in stale if work.texts.of(p) is not None]
         suspects = {w.point.id: w for w in await _rewrite(work, again, is_stopping=lambda: False)}
+        for point in again:
+            if point.id not in suspects:
+                # Its new text cannot be embedded, which is accounted for; what was made of the old one is wrong either way.
+                work.check()
+                await work.target.vectors.remove(name, field, point)
 
 
-def _is_ours(held: Any, written: Any, made: Recipe) -> bool:
-    """Whether a vector may be the one that was written; an app that edited a text may have written its vector as well."""
+def _is_same(held: Any, written: Any, made: Recipe) -> bool:
+    """Whether a vector may be the one that was written; of other kinds than dense ones any may."""
     if held is None or made.vector_kind is not FieldKind.DENSE or isinstance(written, ServerText):
         return held is not None
     a, b = np.asarray(held, dtype=np.float64), np.asarray(written, dtype=np.float64)
@@ -231,7 +241,11 @@ async def _rewrite(work: Work, points: Sequence[Point], *, is_stopping: Callable
     written: list[_Wanted] = []
     for i, value in values.items():
         point = points[i]
-        wanted = _Wanted(point=replace(point, payload={}, vectors={work.made_field: value}), text=work.texts.of(point))
+        wanted = _Wanted(
+            point=replace(point, payload={}, vectors={work.made_field: value}),
+            text=work.texts.of(point),
+            before=point.vectors.get(work.made_field),
+        )
         work.check()
         try:
             await work.target.vectors.refill(work.migration.target.collection, wanted.point, observed=_text_values(work, point))

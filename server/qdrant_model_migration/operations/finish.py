@@ -9,7 +9,6 @@ from typing import Literal
 
 import anyio
 
-from qdrant_model_migration.domain.collection import METADATA_KEY
 from qdrant_model_migration.domain.migration import Endpoint, Migration, Phase
 from qdrant_model_migration.errors import ConnectionFailed, Refused
 from qdrant_model_migration.operations.context import OperationContext
@@ -18,6 +17,7 @@ from qdrant_model_migration.operations.finish_fields import (
     Action,
     carry_out_in_place,
     check_filled,
+    check_unused,
     end_of_filling,
     in_place_facts,
     old_field_of,
@@ -25,6 +25,7 @@ from qdrant_model_migration.operations.finish_fields import (
     remove_old_field,
 )
 from qdrant_model_migration.operations.finish_sides import created_elsewhere, found_sides
+from qdrant_model_migration.operations.placing import has_mark
 from qdrant_model_migration.operations.plans import issue_plan, redeem
 from qdrant_model_migration.operations.sweep import has_numbers, mark_quiet, sweep
 from qdrant_model_migration.operations.work import Work
@@ -87,6 +88,7 @@ async def _facts(context: OperationContext, migration: Migration, action: Action
             f"{held.named(migration.source)} has several shards or replicas: writes that reached it after the swap cannot be told from older ones and would be deleted with it."
         )
     if action == "delete_old" and migration.target in held.points and (old := old_field_of(migration)) is not None:
+        await check_unused(context, migration, old)
         listed, kept, told = await old_field_plan(targets, migration, old)
         deletes, keeps, warnings = [*deletes, *listed], [*kept, *keeps], [*warnings, *told]
     counts = {held.label(side): count for side, count in held.points.items()}
@@ -111,8 +113,7 @@ async def _is_ours(gateway: Gateway, migration: Migration) -> bool:
     """Whether the target is the collection that this migration created."""
     if migration.phase is not Phase.PLANNED:
         return True
-    mark = (await gateway.describe(migration.target.collection)).metadata.get(METADATA_KEY)
-    return isinstance(mark, dict) and mark.get("migration_id") == migration.id
+    return has_mark(migration, await gateway.describe(migration.target.collection))
 
 
 def recovery(collection: str, snapshot: str) -> str:

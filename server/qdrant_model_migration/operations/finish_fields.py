@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import Literal
 
+from qdrant_model_migration.domain.collection import Collection
 from qdrant_model_migration.domain.migration import Migration, Phase
 from qdrant_model_migration.domain.quantization import QuantizationSettings
 from qdrant_model_migration.errors import Refused
 from qdrant_model_migration.operations.context import OperationContext
+from qdrant_model_migration.operations.finding import open_migrations_of
+from qdrant_model_migration.operations.placing import has_mark
 from qdrant_model_migration.operations.requantize import restore
 from qdrant_model_migration.operations.work import Work
 from qdrant_model_migration.qdrant.gateway import Gateway
@@ -44,10 +47,39 @@ async def check_filled(context: OperationContext, migration: Migration) -> None:
     missing = await targets.vectors.count_missing(migration.target.collection, field)
     known = verification.target_points - round(verification.coverage * verification.target_points)
     if missing > known:
+        remedy = (
+            f"call {call} and verify_target again."
+            if migration.is_open
+            else f"the migration is over and fills nothing any more, so let them write {field!r} to these points as well; then call again."
+        )
         raise Refused(
             f"Nothing was deleted: {missing:,} points of {migration.target.collection!r} lack {field!r}, and at the verification {known:,} did (without a text). Writers upsert "
-            f"without it: call {call} and verify_target again."
+            f"without it: {remedy}"
         )
+
+
+async def check_unused(context: OperationContext, migration: Migration, field: str) -> None:
+    """A vector field of the target stays while another open migration reads or makes it.
+
+    Raises:
+        Refused: names that one.
+    """
+    here = migration.target
+
+    def needs(other: Migration) -> bool:
+        read = {r.source_field for r in other.recipes} | {other.dense_field} if other.source == here else set[str | None]()
+        made = {r.field for r in other.recipes} if other.target == here else set[str]()
+        return other.id != migration.id and field in read | made
+
+    for other in await open_migrations_of(context, here.connection, needs):
+        raise Refused(
+            f"Nothing was deleted: vector {field!r} of {here.collection!r} is needed by the open migration {other.id} ({other.route}). Finish or discard that one first."
+        )
+
+
+def _may_remove(migration: Migration, found: Collection) -> bool:
+    """Whether the made field is this migration's: what was planned and never created may be somebody else's by now."""
+    return migration.phase is not Phase.PLANNED or has_mark(migration, found)
 
 
 def end_of_filling(migration: Migration) -> list[str]:
@@ -90,12 +122,17 @@ async def in_place_facts(context: OperationContext, migration: Migration, action
             raise Refused(
                 f"Nothing was deleted: '{migration.strategy}' replaces nothing, so there is nothing old. End it with action='keep_old'."
             )
+        await check_unused(context, migration, old)
         await check_filled(context, migration)
         deletes, kept, told = await old_field_plan(gateway, migration, old)
         keeps, warnings = [*kept, *keeps], [*warnings, *told]
     elif action == "discard_new" and migration.made is not None:
         field = migration.making.field
-        if (await gateway.describe(name)).field(field) is not None:
+        await check_unused(context, migration, field)
+        described = await gateway.describe(name)
+        if described.field(field) is not None and not _may_remove(migration, described):
+            keeps.insert(0, f"vector {field!r} of {name!r}: nothing shows that this migration added it")
+        elif described.field(field) is not None:
             deletes = [f"vector {field!r} of {name!r}"]
             warnings = [f"Queries that use {field!r} fail from that moment."]
     elif action == "discard_new":
@@ -132,7 +169,8 @@ async def carry_out_in_place(work: Work, action: Action, *, snapshot_first: bool
                 await restore(work.target, work.source_collection, field, QuantizationSettings.model_validate(migration.previous))
         return [], None
     doomed = migration.making.field if action == "discard_new" else old_field_of(migration)
-    if doomed is None or (await work.target.describe(name)).field(doomed) is None:
+    described = await work.target.describe(name)
+    if doomed is None or described.field(doomed) is None or (action == "discard_new" and not _may_remove(migration, described)):
         return [], None
     snapshot: str | None = None
     if snapshot_first:

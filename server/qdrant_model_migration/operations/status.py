@@ -182,7 +182,8 @@ def _next_step(migration: Migration, answer: StatusResult) -> tuple[NextStep | N
     """The next call, and in how many seconds it makes sense (None: now)."""
     me = {"migration_id": migration.id}
     phase = migration.phase
-    if answer.is_paused and phase in (Phase.TARGET_CREATED, Phase.BACKFILLING, Phase.BACKFILLED):
+    if answer.is_paused and (answer.is_filling or phase in (Phase.TARGET_CREATED, Phase.BACKFILLING, Phase.BACKFILLED)):
+        # To go on is the person's word: waiting shows nothing new, and starting would undo the pause.
         return None, None
     if phase is Phase.BACKFILLING or answer.is_filling or (migration.error and phase is Phase.CUT_OVER and migration.is_filling):
         if migration.error or (answer.worker.state != "running" and not is_starting(answer)):

@@ -242,6 +242,7 @@ class Driver:
         if (
             work.migration.phase in (Phase.BACKFILLED, Phase.VERIFIED)
             and work.migration.writes != "frozen"
+            and not work.migration.is_in_place
             and not work.source.connection.is_embedded
         ):
             return await self._keep_up(work)
