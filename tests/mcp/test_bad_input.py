@@ -315,14 +315,15 @@ async def test_what_this_version_does_not_do_is_refused_not_ignored(
         await seed(context, name)
     before = state_of(any_qdrant, name)
     async with hosted(any_qdrant.environment) as host:
-        for strategy, more in (
+        idle: list[tuple[str, dict[str, Any]]] = [
             ("new_collection", {"sample_size": 400}),
             ("add_sparse", {"sample_size": 400, "quantization": "scalar"}),
             ("requantize", {"quantization": "scalar", "target": f"{name}-new", "model": NEW, "new_vector": "v", "on_disk": True}),
-        ):
-            refusal = await host.refused("create_target", collection=name, **{**CREATE, "strategy": strategy, **more})
+        ]
+        for strategy, given in idle:
+            refusal = await host.refused("create_target", collection=name, **{**CREATE, "strategy": strategy, **given})
             assert f"'{strategy}' has no use for" in refusal
-            assert all(f"'{argument}'" in refusal for argument in set(more) - ({"quantization"} if strategy == "requantize" else set()))
+            assert all(f"'{argument}'" in refusal for argument in set(given) - ({"quantization"} if strategy == "requantize" else set()))
         refusal = await host.refused("create_target", collection=name, **CREATE, texts_file="texts.jsonl")
         assert "QDRANT_MIGRATION_ALLOWED_DIRECTORIES" in refusal
         refusal = await host.refused("create_target", collection=name, **CREATE, target_connection="elsewhere")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import anyio
+
 from qdrant_model_migration.domain.collection import Collection
 from qdrant_model_migration.domain.migration import EventRecord, Migration, Phase
 from qdrant_model_migration.domain.strategies import STRATEGY, Strategy
@@ -9,7 +11,7 @@ from qdrant_model_migration.errors import MigrationError, NotFound, Refused, Uns
 from qdrant_model_migration.operations.context import OperationContext, now
 from qdrant_model_migration.operations.placing import place
 from qdrant_model_migration.operations.planning import NOTHING, Request, Sides, plan_migration
-from qdrant_model_migration.operations.requests import Report, carry_out, no_report
+from qdrant_model_migration.operations.requests import WAIT_S, Report, carry_out, no_report
 from qdrant_model_migration.operations.target_answer import answer, fitting, would_create
 from qdrant_model_migration.qdrant.gateway import Gateway
 from qdrant_model_migration.qdrant.ledger import Ledger
@@ -17,6 +19,8 @@ from qdrant_model_migration.qdrant.probe import prove_added_field, prove_fill, p
 from qdrant_model_migration.results import CreateTargetResult
 
 __all__ = ["Request", "create_target"]
+
+ANSWER_S = 36.0
 
 
 async def create_target(
@@ -27,6 +31,7 @@ async def create_target(
     Raises:
         MigrationError: what stands in the way; nothing half-made is left.
     """
+    begun = anyio.current_time()
     strategy = STRATEGY.get(request.strategy)
     if strategy is None:
         raise NotFound.named("strategy", request.strategy, STRATEGY, NOTHING)
@@ -57,7 +62,9 @@ async def create_target(
     if known is None and not await ledger.add_migration(migration):
         migration = await ledger.migration(migration.id)
     if migration.made is not None and migration.made.kind == "linear_map":
-        if not await _fitted(context, ledger, migration, report):
+        # Testing and loading two models took their part of the time that a call has.
+        left_s = min(WAIT_S, ANSWER_S - (anyio.current_time() - begun))
+        if not await _fitted(context, ledger, migration, report, wait_s=max(1.0, left_s)):
             return await fitting(context, gateway, migration, request)
         migration = await ledger.migration(migration.id)
     diff = await place(target_gateway, ledger, migration, source)
@@ -162,7 +169,7 @@ async def _prove(context: OperationContext, sides: Sides, migration: Migration) 
         await prove_added_field(gateway, has_unnamed=sides.source.field("") is not None)
 
 
-async def _fitted(context: OperationContext, ledger: Ledger, migration: Migration, report: Report) -> bool:
+async def _fitted(context: OperationContext, ledger: Ledger, migration: Migration, report: Report, *, wait_s: float) -> bool:
     """Have the linear map fitted and judged; False while that goes on.
 
     Raises:
@@ -171,7 +178,7 @@ async def _fitted(context: OperationContext, ledger: Ledger, migration: Migratio
     if migration.fitted is not None:
         return True
     try:
-        operation = await carry_out(context, migration, "fit", {}, report=report)
+        operation = await carry_out(context, migration, "fit", {}, wait_s=wait_s, report=report)
     except MigrationError as error:
         reason = str(error)
 

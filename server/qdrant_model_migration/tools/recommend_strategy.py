@@ -63,7 +63,8 @@ SPEC = ToolSpec(
         "Rank the ways to reach a goal (new model, hybrid search, smaller vectors) for one collection, each with reasons, refusals, risks and a "
         "decision card: points, tokens, time, cost, disk, RAM, what changes for the app, how to undo. Use it after inspect_collection and show "
         "the card before create_target. With current_model it re-embeds 32 texts to test whether the stored vectors are that model's. Without a "
-        "model it lists the usable ones; with goal='shrink_vectors' it measures what shortened vectors still find. It reads only."
+        "model it lists the usable ones; with goal='shrink_vectors' it measures what shortened vectors still find. It reads only; a model "
+        "that the server computes (qdrant:…, other than bm25) is tried on scratch collections, which are removed."
     ),
     annotations=read_only(),
 )
