@@ -17,7 +17,8 @@ from typing import Any, Literal
 import anyio
 import pytest
 
-from qdrant_model_migration.domain.migration import Migration, Operation, OperationKind
+from qdrant_model_migration.domain.migration import Migration
+from qdrant_model_migration.domain.records import Operation, OperationKind
 from qdrant_model_migration.operations.backfill import start_backfill
 from qdrant_model_migration.operations.context import OperationContext
 from qdrant_model_migration.operations.create_target import Request, create_target

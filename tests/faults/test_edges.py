@@ -10,9 +10,11 @@ from typing import Any
 import anyio
 import pytest
 
-from qdrant_model_migration.domain.migration import Migration, Operation, Phase
+from qdrant_model_migration.domain.migration import Migration
+from qdrant_model_migration.domain.phases import Phase
 from qdrant_model_migration.domain.points import Point
 from qdrant_model_migration.domain.ranges import Range
+from qdrant_model_migration.domain.records import Operation
 from qdrant_model_migration.domain.verification import wrong_share_upper_bound
 from qdrant_model_migration.errors import AlreadyExists, MigrationError, Refused, RequestRejected
 from qdrant_model_migration.operations import requests

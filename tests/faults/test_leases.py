@@ -10,7 +10,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from qdrant_model_migration.domain.migration import Lease
+from qdrant_model_migration.domain.records import Lease
 from qdrant_model_migration.worker.detach import needs_driver
 from qdrant_model_migration.worker.lease import is_certainly_dead, process_identity
 from tests.faults.apps import App, Collection, differences

@@ -8,8 +8,8 @@ from pathlib import Path
 import anyio
 import pytest
 
-from qdrant_model_migration.domain.migration import Pace
 from qdrant_model_migration.domain.points import Point
+from qdrant_model_migration.domain.records import Pace
 from tests.conftest import NewServer
 from tests.faults.apps import SIZE, App, differences
 from tests.faults.scene import LEASE_S, scene

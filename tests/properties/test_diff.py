@@ -13,8 +13,8 @@ import anyio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qdrant_model_migration.domain.migration import Recipe
 from qdrant_model_migration.domain.points import FLOAT_TOLERANCE, Payload, Point, PointId, order_key, payload_digest
+from qdrant_model_migration.domain.recipe import Recipe
 from qdrant_model_migration.domain.texts import TextSource
 from qdrant_model_migration.domain.verification import Expectation, Kind, Tally, same_payload
 from qdrant_model_migration.operations.diff import differences

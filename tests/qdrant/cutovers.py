@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from qdrant_model_migration.domain.migration import Operation, OperationKind
 from qdrant_model_migration.domain.model import Side
 from qdrant_model_migration.domain.points import Payload, Point, PointId
+from qdrant_model_migration.domain.records import Operation, OperationKind
 from qdrant_model_migration.errors import Interrupted, MigrationError, Refused
 from qdrant_model_migration.operations.context import OperationContext, now
 from qdrant_model_migration.operations.finish import plan_finish

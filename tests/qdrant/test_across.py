@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from qdrant_model_migration.domain.migration import Evidence, Phase
 from qdrant_model_migration.domain.model import Side
+from qdrant_model_migration.domain.phases import Phase
+from qdrant_model_migration.domain.records import Evidence
 from qdrant_model_migration.errors import AlreadyExists, ConnectionFailed, Interrupted, MigrationError, NotFound, Refused
 from qdrant_model_migration.operations.context import OperationContext
 from qdrant_model_migration.operations.create_target import Request, create_target

@@ -10,8 +10,8 @@ import anyio
 import pytest
 from qdrant_client import QdrantClient, models
 
-from qdrant_model_migration.domain.migration import Phase
 from qdrant_model_migration.domain.model import Side
+from qdrant_model_migration.domain.phases import Phase
 from qdrant_model_migration.domain.points import Point
 from qdrant_model_migration.operations.context import OperationContext
 from qdrant_model_migration.operations.finish import plan_finish

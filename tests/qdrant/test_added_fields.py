@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from qdrant_model_migration.domain.collection import FieldKind, VectorField
-from qdrant_model_migration.domain.migration import Migration, Phase
+from qdrant_model_migration.domain.migration import Migration
+from qdrant_model_migration.domain.phases import Phase
 from qdrant_model_migration.domain.points import Point
 from qdrant_model_migration.errors import AlreadyExists, Refused
 from qdrant_model_migration.operations.context import OperationContext

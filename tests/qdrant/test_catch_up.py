@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from qdrant_model_migration.domain.migration import FailedRecord
 from qdrant_model_migration.domain.model import Side
 from qdrant_model_migration.domain.points import Payload, Point, PointId
+from qdrant_model_migration.domain.records import FailedRecord
 from qdrant_model_migration.domain.verification import Tally
 from qdrant_model_migration.operations.catch_up import catch_up_pass
 from qdrant_model_migration.operations.diff import differences, expectation

@@ -12,8 +12,8 @@ from qdrant_client import models
 from qdrant_client.http.exceptions import UnexpectedResponse
 
 from qdrant_model_migration.domain.collection import Replica, config_differences, shard_key_config
-from qdrant_model_migration.domain.migration import Lease
 from qdrant_model_migration.domain.points import Point
+from qdrant_model_migration.domain.records import Lease
 from qdrant_model_migration.errors import ConnectionFailed, Refused, RequestRejected, Unsupported
 from qdrant_model_migration.operations.context import OperationContext
 from qdrant_model_migration.operations.inspect import inspect

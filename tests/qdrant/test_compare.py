@@ -14,9 +14,11 @@ import numpy as np
 import pytest
 from ir_measures import RR, Qrel, R, ScoredDoc, nDCG
 
-from qdrant_model_migration.domain.migration import Endpoint, Gate, Migration, Phase, Recipe
+from qdrant_model_migration.domain.migration import Migration
 from qdrant_model_migration.domain.model import ModelSpec, Side
+from qdrant_model_migration.domain.phases import Phase
 from qdrant_model_migration.domain.points import Point
+from qdrant_model_migration.domain.recipe import Endpoint, Gate, Recipe
 from qdrant_model_migration.errors import Interrupted, ModelNotUsable, NotFound, Refused
 from qdrant_model_migration.operations.compare import compare_migration
 from qdrant_model_migration.operations.compare_sample import compare_on_sample

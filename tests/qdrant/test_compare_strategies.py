@@ -12,9 +12,11 @@ import pytest
 from ir_measures import Qrel, ScoredDoc, nDCG
 
 from qdrant_model_migration.domain.collection import FieldKind
-from qdrant_model_migration.domain.migration import Endpoint, Filled, Migration, Phase, Recipe
+from qdrant_model_migration.domain.migration import Migration
 from qdrant_model_migration.domain.model import ModelSpec, Side
+from qdrant_model_migration.domain.phases import Phase
 from qdrant_model_migration.domain.points import Point
+from qdrant_model_migration.domain.recipe import Endpoint, Filled, Recipe
 from qdrant_model_migration.embedders.base import AnyEmbedder, is_multivector
 from qdrant_model_migration.embedders.server_side import is_server_side
 from qdrant_model_migration.errors import Refused

@@ -115,7 +115,7 @@ async def test_leftovers_of_a_killed_probe_are_listed_and_deleted_on_request(
 async def test_open_migrations_and_those_that_nobody_works_are_listed(
     any_qdrant: Backend, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    from qdrant_model_migration.domain.migration import Phase
+    from qdrant_model_migration.domain.phases import Phase
     from qdrant_model_migration.operations.create_target import Request, create_target
 
     async with opened(any_qdrant, monkeypatch) as context:

@@ -9,9 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from qdrant_model_migration.domain.migration import Endpoint, Migration, Pace, Phase, Recipe
+from qdrant_model_migration.domain.migration import Migration
 from qdrant_model_migration.domain.model import Side
+from qdrant_model_migration.domain.phases import Phase
 from qdrant_model_migration.domain.points import Payload, Point, PointId, tag
+from qdrant_model_migration.domain.recipe import Endpoint, Recipe
+from qdrant_model_migration.domain.records import Pace
 from qdrant_model_migration.embedders.builtin import HashingEmbedder
 from qdrant_model_migration.errors import BadText, Interrupted, Refused
 from qdrant_model_migration.operations import filling

@@ -8,9 +8,11 @@ import pytest
 
 from qdrant_model_migration.domain.collection import METADATA_KEY, Collection
 from qdrant_model_migration.domain.findings import collection_warnings
-from qdrant_model_migration.domain.migration import Endpoint, Migration, Phase, Recipe
+from qdrant_model_migration.domain.migration import Migration
 from qdrant_model_migration.domain.model import ModelSpec
+from qdrant_model_migration.domain.phases import Phase
 from qdrant_model_migration.domain.points import Point
+from qdrant_model_migration.domain.recipe import Endpoint, Recipe
 from qdrant_model_migration.errors import NotFound, Refused
 from qdrant_model_migration.operations.inspect import inspect
 from qdrant_model_migration.results import InspectResult

@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 import anyio
 import pytest
 
-from qdrant_model_migration.domain.migration import Lease
+from qdrant_model_migration.domain.records import Lease
 from qdrant_model_migration.errors import ConnectionFailed, LeaseLost
 from qdrant_model_migration.qdrant.ledger import Ledger
 from qdrant_model_migration.results import Progress

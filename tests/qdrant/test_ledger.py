@@ -9,20 +9,12 @@ from typing import Any
 import anyio
 import pytest
 
-from qdrant_model_migration.domain.migration import (
-    Endpoint,
-    EventRecord,
-    FailedRecord,
-    Lease,
-    Migration,
-    Operation,
-    Pace,
-    Phase,
-    PlanRecord,
-    Recipe,
-)
+from qdrant_model_migration.domain.migration import Migration
 from qdrant_model_migration.domain.model import ModelSpec
+from qdrant_model_migration.domain.phases import Phase
 from qdrant_model_migration.domain.ranges import Range
+from qdrant_model_migration.domain.recipe import Endpoint, Recipe
+from qdrant_model_migration.domain.records import EventRecord, FailedRecord, Lease, Operation, Pace, PlanRecord
 from qdrant_model_migration.errors import AlreadyExists, NotFound, Refused
 from qdrant_model_migration.operations.plans import issue_plan, redeem
 from qdrant_model_migration.qdrant.ledger import NONCES, PAGE, Ledger

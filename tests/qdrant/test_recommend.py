@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from qdrant_model_migration.domain.migration import Evidence
 from qdrant_model_migration.domain.points import Point
+from qdrant_model_migration.domain.records import Evidence
 from qdrant_model_migration.domain.strategies import STRATEGY
 from qdrant_model_migration.errors import MigrationError, NotFound, Refused
 from qdrant_model_migration.operations.create_target import Request, create_target

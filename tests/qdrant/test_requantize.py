@@ -12,7 +12,8 @@ import pytest
 from numpy.typing import NDArray
 
 from qdrant_model_migration.domain.collection import Collection, Json, VectorField
-from qdrant_model_migration.domain.migration import Migration, Phase
+from qdrant_model_migration.domain.migration import Migration
+from qdrant_model_migration.domain.phases import Phase
 from qdrant_model_migration.domain.points import Point
 from qdrant_model_migration.domain.quantization import Kind, QuantizationSettings, requested, settings_of
 from qdrant_model_migration.errors import Interrupted, Refused

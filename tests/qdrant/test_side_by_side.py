@@ -8,9 +8,11 @@ import anyio
 import numpy as np
 import pytest
 
-from qdrant_model_migration.domain.migration import Migration, OperationKind, Phase
+from qdrant_model_migration.domain.migration import Migration
 from qdrant_model_migration.domain.model import Side
+from qdrant_model_migration.domain.phases import Phase
 from qdrant_model_migration.domain.points import Payload, Point, PointId
+from qdrant_model_migration.domain.records import OperationKind
 from qdrant_model_migration.embedders.builtin import HashingEmbedder
 from qdrant_model_migration.errors import Refused
 from qdrant_model_migration.operations.backfill import control_backfill, start_backfill

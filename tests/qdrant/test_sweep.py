@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from qdrant_model_migration.domain.migration import Phase
+from qdrant_model_migration.domain.phases import Phase
 from qdrant_model_migration.domain.points import Payload
 from qdrant_model_migration.errors import Refused
 from qdrant_model_migration.operations import catch_up

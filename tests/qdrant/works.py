@@ -6,8 +6,10 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
-from qdrant_model_migration.domain.migration import Endpoint, Migration, Phase
+from qdrant_model_migration.domain.migration import Migration
+from qdrant_model_migration.domain.phases import Phase
 from qdrant_model_migration.domain.points import Point, PointId
+from qdrant_model_migration.domain.recipe import Endpoint
 from qdrant_model_migration.domain.strategies import STRATEGY
 from qdrant_model_migration.domain.target import plan_target
 from qdrant_model_migration.operations.context import OperationContext, now

@@ -11,8 +11,9 @@ from qdrant_client import QdrantClient, models
 
 from qdrant_model_migration.domain.app_changes import app_changes, dual_write_snippet
 from qdrant_model_migration.domain.collection import FieldKind
-from qdrant_model_migration.domain.migration import Endpoint, Migration, Recipe
+from qdrant_model_migration.domain.migration import Migration
 from qdrant_model_migration.domain.model import ModelKind, ModelSpec
+from qdrant_model_migration.domain.recipe import Endpoint, Recipe
 from qdrant_model_migration.domain.texts import TextSource
 from qdrant_model_migration.domain.texts_file import TextsFile
 from tests.servers import QdrantServer

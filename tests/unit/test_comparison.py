@@ -18,7 +18,7 @@ from qdrant_model_migration.domain.comparison import (
     needed_queries,
 )
 from qdrant_model_migration.domain.metrics import Query, Run, depth, gate_metric, measured, metric_names, overlap
-from qdrant_model_migration.domain.migration import Gate
+from qdrant_model_migration.domain.recipe import Gate
 from qdrant_model_migration.errors import Refused
 
 

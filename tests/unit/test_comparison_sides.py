@@ -8,8 +8,10 @@ import pytest
 
 from qdrant_model_migration.domain.collection import FieldKind
 from qdrant_model_migration.domain.comparison_sides import Asked, SidePlan, refusal, sides_of
-from qdrant_model_migration.domain.migration import Endpoint, Filled, Migration, Phase, Recipe
+from qdrant_model_migration.domain.migration import Migration
 from qdrant_model_migration.domain.model import ModelKind, ModelSpec
+from qdrant_model_migration.domain.phases import Phase
+from qdrant_model_migration.domain.recipe import Endpoint, Filled, Recipe
 from qdrant_model_migration.errors import Refused
 from qdrant_model_migration.operations.status import is_comparable
 from qdrant_model_migration.results import IndexRecall, RequantizeOutcome, SourceMatch

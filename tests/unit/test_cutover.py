@@ -21,7 +21,8 @@ from qdrant_model_migration.domain.cutover import (
     reversed_moves,
     shown,
 )
-from qdrant_model_migration.domain.migration import Cutover, Endpoint, Gate, Migration, Moved
+from qdrant_model_migration.domain.migration import Migration
+from qdrant_model_migration.domain.recipe import Cutover, Endpoint, Gate, Moved
 from qdrant_model_migration.errors import Refused
 from qdrant_model_migration.results import Comparison, ProvenanceCheck, Verification
 from tests.unit.test_migration import migration

@@ -6,8 +6,10 @@ from typing import Any, get_args
 
 import pytest
 
-from qdrant_model_migration.domain.migration import ALLOWED, CLOSED, TRANSITIONS, Cutover, Endpoint, Event, Migration, Phase, Recipe
+from qdrant_model_migration.domain.migration import Migration
 from qdrant_model_migration.domain.model import ModelSpec
+from qdrant_model_migration.domain.phases import ALLOWED, CLOSED, TRANSITIONS, Event, Phase
+from qdrant_model_migration.domain.recipe import Cutover, Endpoint, Recipe
 from qdrant_model_migration.errors import Refused
 
 PHASES = ["planned", "target_created", "backfilling", "backfilled", "verified", "cut_over", "finished", "rolled_back", "abandoned"]

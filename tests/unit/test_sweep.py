@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from qdrant_model_migration.domain.collection import Collection
-from qdrant_model_migration.domain.migration import Cutover
+from qdrant_model_migration.domain.recipe import Cutover
 from qdrant_model_migration.domain.verification import Kind
 from qdrant_model_migration.operations.sweep import fate_of, has_numbers
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from qdrant_model_migration.domain.collection import Collection, FieldKind, Json, fields_of
-from qdrant_model_migration.domain.migration import Recipe
 from qdrant_model_migration.domain.model import ModelSpec
+from qdrant_model_migration.domain.recipe import Recipe
 from qdrant_model_migration.domain.target import TargetPlan, distance_for, plan_target, target_name
 from qdrant_model_migration.errors import Refused
 

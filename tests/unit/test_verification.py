@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from qdrant_model_migration.domain.migration import Recipe
 from qdrant_model_migration.domain.points import Payload, Point
+from qdrant_model_migration.domain.recipe import Recipe
 from qdrant_model_migration.domain.texts import TextSource
 from qdrant_model_migration.domain.verification import Expectation, Kind, is_accounted, judge, same_vector, wrong_share_upper_bound
 

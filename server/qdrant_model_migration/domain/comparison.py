@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qdrant_model_migration.domain.metrics import MAX_K, Query, Run, gate_metric, measured, metric_names, overlap
-from qdrant_model_migration.domain.migration import Gate
+from qdrant_model_migration.domain.recipe import Gate
 from qdrant_model_migration.errors import Refused
 from qdrant_model_migration.results import Metric
 

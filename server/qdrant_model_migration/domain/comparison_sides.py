@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from qdrant_model_migration.domain.migration import Migration, Phase
+from qdrant_model_migration.domain.migration import Migration
 from qdrant_model_migration.domain.model import ModelKind
+from qdrant_model_migration.domain.phases import Phase
 from qdrant_model_migration.errors import Refused
 from qdrant_model_migration.results import IndexRecall
 

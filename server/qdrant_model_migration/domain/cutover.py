@@ -8,7 +8,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from qdrant_model_migration.domain.migration import Migration, Moved
+from qdrant_model_migration.domain.migration import Migration
+from qdrant_model_migration.domain.recipe import Moved
 from qdrant_model_migration.errors import Refused
 from qdrant_model_migration.results import Comparison, Move, SwapPlan
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from qdrant_model_migration.domain.migration import Gate
 from qdrant_model_migration.domain.points import PointId, tag
+from qdrant_model_migration.domain.recipe import Gate
 from qdrant_model_migration.errors import Refused
 
 MAX_K = 100

@@ -9,8 +9,9 @@ from pydantic import BaseModel, ConfigDict
 
 from qdrant_model_migration.domain import quantization
 from qdrant_model_migration.domain.collection import METADATA_KEY, Collection, FieldKind, Json, VectorField, fields_of, is_same_setting
-from qdrant_model_migration.domain.migration import Migration, Recipe
+from qdrant_model_migration.domain.migration import Migration
 from qdrant_model_migration.domain.model import ModelKind, ModelSpec
+from qdrant_model_migration.domain.recipe import Recipe
 from qdrant_model_migration.domain.strategies import STRATEGY, Strategy
 from qdrant_model_migration.results import ConfigDifference
 

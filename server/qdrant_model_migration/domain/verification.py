@@ -13,8 +13,8 @@ import numpy as np
 
 from qdrant_model_migration.domain.collection import FieldKind
 from qdrant_model_migration.domain.derived import same_derived
-from qdrant_model_migration.domain.migration import Recipe
 from qdrant_model_migration.domain.points import FLOAT_TOLERANCE, Payload, Point, PointId, payload_digest, tag, vector_problem
+from qdrant_model_migration.domain.recipe import Recipe
 from qdrant_model_migration.domain.texts import Texts
 
 

@@ -6,7 +6,9 @@ from typing import Any, Literal
 
 from anyio import to_thread
 
-from qdrant_model_migration.domain.migration import EventRecord, Migration, Pace, Phase
+from qdrant_model_migration.domain.migration import Migration
+from qdrant_model_migration.domain.phases import Phase
+from qdrant_model_migration.domain.records import EventRecord, Pace
 from qdrant_model_migration.errors import Refused, Unsupported
 from qdrant_model_migration.operations.context import OperationContext, now
 from qdrant_model_migration.operations.finding import find_migration

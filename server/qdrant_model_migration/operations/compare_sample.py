@@ -9,9 +9,10 @@ import anyio
 from qdrant_model_migration.domain.collection import Collection
 from qdrant_model_migration.domain.comparison import check_arguments, compared
 from qdrant_model_migration.domain.metrics import Run, depth
-from qdrant_model_migration.domain.migration import Evidence, Gate
 from qdrant_model_migration.domain.model import ModelKind
 from qdrant_model_migration.domain.queries import GENERATED, known_items
+from qdrant_model_migration.domain.recipe import Gate
+from qdrant_model_migration.domain.records import Evidence
 from qdrant_model_migration.domain.texts import TextSource, text_statistics
 from qdrant_model_migration.domain.truncation import is_cut_of
 from qdrant_model_migration.embedders.base import Embedder, is_dense

@@ -5,7 +5,9 @@ from __future__ import annotations
 import anyio
 
 from qdrant_model_migration.domain.collection import Collection
-from qdrant_model_migration.domain.migration import EventRecord, Migration, Phase
+from qdrant_model_migration.domain.migration import Migration
+from qdrant_model_migration.domain.phases import Phase
+from qdrant_model_migration.domain.records import EventRecord
 from qdrant_model_migration.domain.strategies import STRATEGY, Strategy
 from qdrant_model_migration.errors import MigrationError, NotFound, Refused, Unsupported
 from qdrant_model_migration.operations.context import OperationContext, now

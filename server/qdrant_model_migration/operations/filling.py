@@ -24,8 +24,8 @@ import numpy as np
 from anyio.streams.memory import MemoryObjectReceiveStream
 
 from qdrant_model_migration.domain.collection import FieldKind
-from qdrant_model_migration.domain.migration import Filled, Recipe
 from qdrant_model_migration.domain.points import Payload, Point, PointId, ServerText, tag
+from qdrant_model_migration.domain.recipe import Filled, Recipe
 from qdrant_model_migration.domain.texts import TextSource
 from qdrant_model_migration.errors import BatchTooLarge, MigrationError, NotFound, RequestRejected
 from qdrant_model_migration.operations.context import now

@@ -9,7 +9,9 @@ from typing import Literal
 
 import anyio
 
-from qdrant_model_migration.domain.migration import Endpoint, Migration, Phase
+from qdrant_model_migration.domain.migration import Migration
+from qdrant_model_migration.domain.phases import Phase
+from qdrant_model_migration.domain.recipe import Endpoint
 from qdrant_model_migration.errors import ConnectionFailed, Refused
 from qdrant_model_migration.operations.context import OperationContext
 from qdrant_model_migration.operations.finding import open_migrations_of

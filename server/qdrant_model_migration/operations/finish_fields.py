@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Literal
 
 from qdrant_model_migration.domain.collection import Collection
-from qdrant_model_migration.domain.migration import Migration, Phase
+from qdrant_model_migration.domain.migration import Migration
+from qdrant_model_migration.domain.phases import Phase
 from qdrant_model_migration.domain.quantization import QuantizationSettings
 from qdrant_model_migration.errors import Refused
 from qdrant_model_migration.operations.context import OperationContext

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from qdrant_model_migration.domain.collection import Collection
-from qdrant_model_migration.domain.migration import Endpoint, Migration
+from qdrant_model_migration.domain.migration import Migration
+from qdrant_model_migration.domain.recipe import Endpoint
 from qdrant_model_migration.errors import ConnectionFailed, Refused
 from qdrant_model_migration.operations.context import OperationContext
 

@@ -16,8 +16,9 @@ from qdrant_model_migration.domain.findings import (
     provenance_of,
     shown,
 )
-from qdrant_model_migration.domain.migration import Endpoint, Migration
+from qdrant_model_migration.domain.migration import Migration
 from qdrant_model_migration.domain.points import Point
+from qdrant_model_migration.domain.recipe import Endpoint
 from qdrant_model_migration.domain.texts import FieldStatistics, framework_of, text_statistics
 from qdrant_model_migration.errors import MigrationError
 from qdrant_model_migration.operations.context import OperationContext

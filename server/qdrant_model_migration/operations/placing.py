@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from qdrant_model_migration.domain.collection import METADATA_KEY, Collection, VectorField, config_differences, fields_of
-from qdrant_model_migration.domain.migration import Migration, Phase
+from qdrant_model_migration.domain.migration import Migration
+from qdrant_model_migration.domain.phases import Phase
 from qdrant_model_migration.domain.target import planned_differences
 from qdrant_model_migration.errors import AlreadyExists, ConnectionFailed, MigrationError
 from qdrant_model_migration.qdrant.gateway import Gateway

@@ -13,8 +13,9 @@ from qdrant_model_migration.domain import quantization
 from qdrant_model_migration.domain.app_changes import app_changes
 from qdrant_model_migration.domain.collection import Collection, VectorField
 from qdrant_model_migration.domain.derived import check_datatype
-from qdrant_model_migration.domain.migration import Endpoint, Gate, Migration
+from qdrant_model_migration.domain.migration import Migration
 from qdrant_model_migration.domain.model import ModelKind, ModelSpec
+from qdrant_model_migration.domain.recipe import Endpoint, Gate
 from qdrant_model_migration.domain.strategies import Strategy
 from qdrant_model_migration.domain.target import EMBEDDED_UNSTATED, TargetPlan, default_field, name_problem, plan_target, target_name
 from qdrant_model_migration.domain.texts import NoTexts, Texts, TextSource, text_statistics

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 from qdrant_model_migration.domain.cutover import PLAN_LIFE_S, plan_code
-from qdrant_model_migration.domain.migration import PlanRecord
+from qdrant_model_migration.domain.records import PlanRecord
 from qdrant_model_migration.errors import Refused
 from qdrant_model_migration.qdrant.ledger import Ledger
 

@@ -9,7 +9,8 @@ from typing import Any
 
 import anyio
 
-from qdrant_model_migration.domain.migration import Migration, Operation, OperationKind
+from qdrant_model_migration.domain.migration import Migration
+from qdrant_model_migration.domain.records import Operation, OperationKind
 from qdrant_model_migration.errors import MigrationError, Refused
 from qdrant_model_migration.operations.context import OperationContext, now
 

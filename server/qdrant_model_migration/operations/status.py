@@ -7,7 +7,9 @@ from datetime import UTC, datetime
 import anyio
 
 from qdrant_model_migration.domain.comparison_sides import refusal
-from qdrant_model_migration.domain.migration import Lease, Migration, Phase
+from qdrant_model_migration.domain.migration import Migration
+from qdrant_model_migration.domain.phases import Phase
+from qdrant_model_migration.domain.records import Lease
 from qdrant_model_migration.operations.context import OperationContext
 from qdrant_model_migration.operations.finding import find_migration, listed, migrations_everywhere
 from qdrant_model_migration.operations.requests import Report

@@ -22,8 +22,9 @@ from qdrant_model_migration.domain.cutover import (
     reversed_moves,
     shown,
 )
-from qdrant_model_migration.domain.migration import Cutover, Migration, Moved
+from qdrant_model_migration.domain.migration import Migration
 from qdrant_model_migration.domain.points import tag
+from qdrant_model_migration.domain.recipe import Cutover, Moved
 from qdrant_model_migration.domain.verification import Tally
 from qdrant_model_migration.errors import ConnectionFailed, Interrupted, LeaseLost, MigrationError, Refused, TransientEmbedding
 from qdrant_model_migration.operations.catch_up import catch_up_pass

@@ -16,8 +16,9 @@ from typing import Literal
 import anyio
 
 from qdrant_model_migration.domain.collection import Collection
-from qdrant_model_migration.domain.migration import Cutover, Migration
+from qdrant_model_migration.domain.migration import Migration
 from qdrant_model_migration.domain.points import PointId, tag
+from qdrant_model_migration.domain.recipe import Cutover
 from qdrant_model_migration.domain.verification import Difference, Kind, Tally
 from qdrant_model_migration.operations.catch_up import delete_extra, insert_missing, rewrite
 from qdrant_model_migration.operations.context import now

@@ -6,8 +6,10 @@ from pydantic import BaseModel
 
 from qdrant_model_migration.domain.app_changes import dual_write_snippet
 from qdrant_model_migration.domain.collection import FieldKind, fields_of
-from qdrant_model_migration.domain.migration import Migration, Phase, Recipe
+from qdrant_model_migration.domain.migration import Migration
+from qdrant_model_migration.domain.phases import Phase
 from qdrant_model_migration.domain.query_changes import query_snippet
+from qdrant_model_migration.domain.recipe import Recipe
 from qdrant_model_migration.operations.context import OperationContext
 from qdrant_model_migration.operations.finding import open_migrations_of
 from qdrant_model_migration.operations.fitting import SAMPLE_SIZE

@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from itertools import islice
 
-from qdrant_model_migration.domain.migration import Recipe
 from qdrant_model_migration.domain.points import Point, PointId, tag
+from qdrant_model_migration.domain.recipe import Recipe
 from qdrant_model_migration.domain.target import planned_differences
 from qdrant_model_migration.domain.verification import made_vector_problem
 from qdrant_model_migration.operations.context import now

@@ -8,9 +8,11 @@ from dataclasses import dataclass, field, replace
 from anyio import to_thread
 
 from qdrant_model_migration.domain.collection import Collection
-from qdrant_model_migration.domain.migration import EventRecord, Migration, Pace, Recipe
+from qdrant_model_migration.domain.migration import Migration
 from qdrant_model_migration.domain.model import unlike_planned
 from qdrant_model_migration.domain.points import Point, PointId
+from qdrant_model_migration.domain.recipe import Recipe
+from qdrant_model_migration.domain.records import EventRecord, Pace
 from qdrant_model_migration.domain.texts import NoTexts, Texts, TextSource, UnreadableTexts
 from qdrant_model_migration.embedders.base import AnyEmbedder
 from qdrant_model_migration.errors import AccessDenied, ConnectionFailed, ModelNotUsable, Refused

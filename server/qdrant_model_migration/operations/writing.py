@@ -9,9 +9,9 @@ from typing import Any
 import anyio
 import numpy as np
 
-from qdrant_model_migration.domain.migration import FailedRecord
 from qdrant_model_migration.domain.model import Side
 from qdrant_model_migration.domain.points import Point, PointId, tag
+from qdrant_model_migration.domain.records import FailedRecord
 from qdrant_model_migration.embedders.retrying import embed_resilient
 from qdrant_model_migration.embedders.server_side import ServerSideEmbedder
 from qdrant_model_migration.errors import BatchTooLarge, MigrationError, Refused

@@ -25,19 +25,10 @@ from qdrant_client import models
 from qdrant_model_migration.domain.collection import Json
 from qdrant_model_migration.domain.linear_map import LinearMap
 from qdrant_model_migration.domain.map_records import MapIndex, MapPart, assembled, disassembled
-from qdrant_model_migration.domain.migration import (
-    EventRecord,
-    Evidence,
-    FailedRecord,
-    HeldOut,
-    Lease,
-    Migration,
-    Operation,
-    Pace,
-    PlanRecord,
-)
+from qdrant_model_migration.domain.migration import Migration
 from qdrant_model_migration.domain.points import Point, PointId
 from qdrant_model_migration.domain.ranges import Range
+from qdrant_model_migration.domain.records import EventRecord, Evidence, FailedRecord, HeldOut, Lease, Operation, Pace, PlanRecord
 from qdrant_model_migration.errors import AlreadyExists, ConnectionFailed, MigrationError, NotFound
 from qdrant_model_migration.qdrant.gateway import Gateway
 from qdrant_model_migration.qdrant.translate import never, struct

@@ -7,8 +7,9 @@ from typing import Annotated, Any
 from mcp.server.mcpserver import Context
 from pydantic import BaseModel, Field
 
-from qdrant_model_migration.domain.migration import Migration, Phase
+from qdrant_model_migration.domain.migration import Migration
 from qdrant_model_migration.domain.model import ModelName
+from qdrant_model_migration.domain.phases import Phase
 from qdrant_model_migration.errors import Refused, Unsupported
 from qdrant_model_migration.operations.compare import compare_migration
 from qdrant_model_migration.operations.compare_sample import compare_on_sample

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from mcp.server.mcpserver import Context
 from pydantic import BaseModel, Field
 
-from qdrant_model_migration.domain.migration import Gate
+from qdrant_model_migration.domain.recipe import Gate
 from qdrant_model_migration.operations.create_target import Request
 from qdrant_model_migration.operations.create_target import create_target as create
 from qdrant_model_migration.results import CreateTargetResult

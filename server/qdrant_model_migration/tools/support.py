@@ -13,7 +13,8 @@ from mcp.server.mcpserver.exceptions import ToolError
 from mcp.types import ToolAnnotations
 from pydantic import BaseModel, Field
 
-from qdrant_model_migration.domain.migration import Migration, Operation
+from qdrant_model_migration.domain.migration import Migration
+from qdrant_model_migration.domain.records import Operation
 from qdrant_model_migration.errors import MigrationError
 from qdrant_model_migration.operations.context import OperationContext
 from qdrant_model_migration.operations.requests import LocalOperations, Report

@@ -7,7 +7,8 @@ from typing import Annotated, Any
 from mcp.server.mcpserver import Context
 from pydantic import Field
 
-from qdrant_model_migration.domain.migration import Migration, Phase
+from qdrant_model_migration.domain.migration import Migration
+from qdrant_model_migration.domain.phases import Phase
 from qdrant_model_migration.operations.finding import find_migration
 from qdrant_model_migration.operations.requests import Report, carry_out, operation_key
 from qdrant_model_migration.operations.status import after_verification

@@ -8,7 +8,8 @@ import sys
 import time
 from datetime import UTC, datetime
 
-from qdrant_model_migration.domain.migration import Lease, Migration
+from qdrant_model_migration.domain.migration import Migration
+from qdrant_model_migration.domain.records import Lease
 from qdrant_model_migration.errors import LeaseLost, MigrationError, Refused
 from qdrant_model_migration.operations.context import OperationContext
 from qdrant_model_migration.settings import child_environment

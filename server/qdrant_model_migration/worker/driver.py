@@ -8,8 +8,10 @@ from collections.abc import Callable
 import anyio
 
 from qdrant_model_migration.domain.catch_up import has_converged
-from qdrant_model_migration.domain.migration import Migration, Operation, Phase
+from qdrant_model_migration.domain.migration import Migration
 from qdrant_model_migration.domain.pacing import Rate, eta_seconds
+from qdrant_model_migration.domain.phases import Phase
+from qdrant_model_migration.domain.records import Operation
 from qdrant_model_migration.errors import ConnectionFailed, Interrupted, LeaseLost, MigrationError, Refused, TransientEmbedding
 from qdrant_model_migration.operations.catch_up import catch_up_pass
 from qdrant_model_migration.operations.context import OperationContext

@@ -11,7 +11,8 @@ from typing import Literal
 
 import anyio
 
-from qdrant_model_migration.domain.migration import Migration, Phase
+from qdrant_model_migration.domain.migration import Migration
+from qdrant_model_migration.domain.phases import Phase
 from qdrant_model_migration.errors import ConnectionFailed
 from qdrant_model_migration.operations.sweep import carry_what_was_written, has_numbers
 from qdrant_model_migration.operations.work import Work

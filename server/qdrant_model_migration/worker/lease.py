@@ -17,7 +17,7 @@ from pathlib import Path
 
 import anyio
 
-from qdrant_model_migration.domain.migration import Lease
+from qdrant_model_migration.domain.records import Lease
 from qdrant_model_migration.errors import LeaseLost
 from qdrant_model_migration.operations.context import now
 from qdrant_model_migration.qdrant.ledger import Ledger

@@ -10,7 +10,9 @@ import anyio
 from pydantic import BaseModel
 
 from qdrant_model_migration.domain.collection import fields_of
-from qdrant_model_migration.domain.migration import Migration, Operation, Phase
+from qdrant_model_migration.domain.migration import Migration
+from qdrant_model_migration.domain.phases import Phase
+from qdrant_model_migration.domain.records import Operation
 from qdrant_model_migration.embedders.base import is_dense
 from qdrant_model_migration.errors import ConnectionFailed, Interrupted, LeaseLost, MigrationError, Refused, TransientEmbedding
 from qdrant_model_migration.operations.catch_up import catch_up_pass

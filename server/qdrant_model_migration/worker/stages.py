@@ -7,9 +7,10 @@ from collections.abc import Callable
 import anyio
 
 from qdrant_model_migration.domain.catch_up import has_converged
-from qdrant_model_migration.domain.migration import Filled, Migration
+from qdrant_model_migration.domain.migration import Migration
 from qdrant_model_migration.domain.pacing import Budget
 from qdrant_model_migration.domain.quantization import QuantizationSettings
+from qdrant_model_migration.domain.recipe import Filled
 from qdrant_model_migration.errors import Interrupted, MigrationError, Refused
 from qdrant_model_migration.operations.filling import FillPass, coverage, fill_pass
 from qdrant_model_migration.operations.requantize import apply
