@@ -65,7 +65,8 @@ def print_result(result: Result, following: str | None) -> None:
         else:
             _line(console, part)
     if isinstance(result, WriteResult) and not (isinstance(result, SwapResult | FinishResult) and result.plan is not None):
-        _line(console, f"Undo: {in_commands(result.undo)}", "dim")
+        undo = in_commands(result.undo).replace("MIGRATION", getattr(result, "migration_id", "") or "MIGRATION")
+        _line(console, f"Undo: {undo}", "dim")
     if following is not None:
         is_plan = isinstance(result, SwapResult | FinishResult) and result.plan is not None
         why = "carry the plan out, once you agree to it" if is_plan or result.next_step is None else in_commands(result.next_step.why)

@@ -9,6 +9,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from qdrant_model_migration.cli_names import in_commands
 from qdrant_model_migration.results import (
     CompareResult,
     ConfigDifference,
@@ -123,7 +124,18 @@ def _recommend(found: RecommendResult) -> Iterator[Part]:
     ]
     yield from _table("Strategies, best first", ["strategy", "feasible", "points", "tokens", "time", "cost", "disk", "why"], rows)
     best = next((r for r in found.recommendations if r.is_feasible), None)
+    if found.source_match is not None and found.source_match.is_match:
+        match = found.source_match
+        yield f"The stored vectors are those of {match.model} ({match.sampled} texts embedded again, mean cosine {match.mean_cosine})."
     if best is not None:
+        card = best.card
+        more = [
+            ("RAM", _bytes(card.ram_bytes)),
+            ("disk in the end", _bytes(card.disk_after_bytes)),
+            ("undo", in_commands(card.undo)),
+            ("measured from", card.measured_from),
+        ]
+        yield from _table(f"The card of {best.strategy}", ["", ""], more)
         yield from _listed(f"What {best.strategy} changes for the app", best.card.app_changes)
         yield from _listed("Risks", best.risks)
         yield from _listed("Prerequisites", best.prerequisites)
@@ -142,6 +154,8 @@ def _create(found: CreateTargetResult) -> Iterator[Part]:
     yield from _listed("Would appear on the server", found.would_create)
     yield from _differences(found.config_diff)
     yield from _listed("What the app must change", found.app_changes)
+    if found.query_snippet:
+        yield f"Queries afterwards:\n{found.query_snippet}"
     if found.dual_write_snippet:
         yield f"Dual writes:\n{found.dual_write_snippet}"
 

@@ -105,7 +105,7 @@ async def test_the_field_that_was_really_embedded_is_named(any_qdrant: Backend, 
         await seed(context, name, payload=lambda n: {"text": text(n + 500), "summary": text(n)})
         result = await recommend(context, collection=name, goal="replace_model", model=NEW, current_model=OLD, text_field="text")
     assert result.source_match is not None
-    assert result.source_match.likely_causes == ["another text: the stored vectors are those of text_field='summary'"]
+    assert result.source_match.likely_causes == ["another text: the stored vectors are most like those of text_field='summary'"]
 
 
 async def test_a_few_edited_texts_do_not_unmake_a_match(any_qdrant: Backend, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -450,6 +450,6 @@ async def test_a_quantized_model_matches_its_own_vectors_and_the_template_is_fou
     assert right.source_match.sampled == 32
     assert right.recommendations[0].card.truncated_share is not None
     assert untitled.source_match is not None
-    assert untitled.source_match.likely_causes == ["another text: the stored vectors are those of text_field='{title}\\n{text}'"]
+    assert untitled.source_match.likely_causes == ["another text: the stored vectors are most like those of text_field='{title}\\n{text}'"]
     assert other.source_match is not None
     assert "another model" in other.source_match.likely_causes[0]

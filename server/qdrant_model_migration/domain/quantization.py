@@ -148,7 +148,7 @@ def warnings(kind: Kind, collection: Collection, field: VectorField) -> list[str
         )
     if kind == "product":
         found.append("Product quantization saves most memory, but builds slowly and searches slower and less exactly than scalar.")
-    if now is not None and kind in now:
+    if now is not None and kind in now and not is_same(now, REQUESTED[kind]):
         found.append(
             f"It is {kind} quantization already, with other parameters ({now[kind]}); they are replaced by {REQUESTED[kind][kind]}."
         )

@@ -22,6 +22,9 @@ async def place(gateway: Gateway, ledger: Ledger, migration: Migration, source: 
     """
     made: list[str] = []
     try:
+        if migration.made is None:
+            # A quantization is set by the backfill: nothing appears before it.
+            return []
         if migration.is_in_place:
             return await _add_field(gateway, migration, made)
         return await _create(gateway, migration, source, made)

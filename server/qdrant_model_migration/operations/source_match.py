@@ -194,24 +194,33 @@ async def _probed_cause(
     names = [f.field for f in text_statistics(p.payload for p in pairs) if field_name_is_usable(f.field)][:4]
     others = [name for name in names if name != text.expression]
     is_field = isinstance(text, TextSource) and not text.is_template
-    joined = [] if not is_field else [f"{{{name}}}{gap}{{{text.expression}}}" for name in others[:2] for gap in ("\n", " ")]
-    for expression in [*others, *joined]:
-        source = TextSource.parse(expression)
-        texts = [t for p in pairs if (t := source.extract(p.payload)) is not None]
-        if not has_time():
-            return None
-        if len(texts) == len(pairs) and await _is_like(embedder, texts, Side.DOCUMENT, stored, threshold):
-            return f"another text: the stored vectors are those of text_field={expression!r}"
-    if has_time() and await _is_like(embedder, [p.text for p in pairs], Side.QUERY, stored, threshold):
+    orders = [pair for name in others[:2] for pair in ((name, text.expression), (text.expression, name))] if is_field else []
+    joined = [f"{{{first}}}{gap}{{{second}}}" for first, second in orders for gap in ("\n", " ")]
+    for group in (others, joined):
+        # The order of two fields moves a vector little: of several that fit, the best is named.
+        likeness: dict[str, float] = {}
+        for expression in group:
+            if not has_time():
+                break
+            texts = [t for p in pairs if (t := TextSource.parse(expression).extract(p.payload)) is not None]
+            if len(texts) == len(pairs):
+                likeness[expression] = await _likeness(embedder, texts, Side.DOCUMENT, stored, threshold)
+        best = max(likeness, key=lambda e: likeness[e], default=None)
+        if best is not None and likeness[best] > 0:
+            return f"another text: the stored vectors are most like those of text_field={best!r}"
+    if has_time() and await _likeness(embedder, [p.text for p in pairs], Side.QUERY, stored, threshold) > 0:
         return "prefix: the stored vectors were made with the model's query side, not its document side"
     return None
 
 
-async def _is_like(embedder: Embedder, texts: list[str], side: Side, stored: Dense, threshold: float) -> bool:
+async def _likeness(embedder: Embedder, texts: list[str], side: Side, stored: Dense, threshold: float) -> float:
+    """Mean cosine of the texts' vectors with the stored ones; 0 when too many are below the threshold."""
     try:
-        return bool((_cosines(await embedder.embed(texts, side), stored) >= threshold).mean() >= 1 - OUTLIERS - 1 / len(texts))
+        cosines = _cosines(await embedder.embed(texts, side), stored)
     except BadText:
-        return False
+        return 0.0
+    is_like = (cosines >= threshold).mean() >= 1 - OUTLIERS - 1 / len(texts)
+    return float(cosines.mean()) if is_like else 0.0
 
 
 def _norm_remark(field: VectorField, embedded: Dense, stored: Dense) -> list[str]:

@@ -69,7 +69,7 @@ async def swap_facts(
             migration, moves, old.size if old else None, is_numbered=has_numbers(source, target) and may_mark, may_mark=may_mark
         )
         created = [m.alias for m in moves if m.previous is None]
-        if created and left:
+        if created and left and not migration.is_across_servers:
             breaks = (
                 f"{', '.join(map(repr, created))} is a NEW alias; {', '.join(map(repr, left[:5]))} stays on {migration.source.collection!r}, and so do its "
                 "readers. Was that one meant?",
