@@ -140,7 +140,9 @@ async def test_a_field_that_was_added_before_the_crash_is_gone_on_with_and_disca
         work = await open_work(context, await recorded(context), lambda: None)
         ended = await finish(work, "discard_new")
         assert ended.deleted == [f"vector 'new' of '{name}'"]
-        assert [f.name for f in (await gateway.describe(name)).fields] == ["old"]
+        left = await gateway.describe(name)
+        assert [f.name for f in left.fields] == ["old"]
+        assert left.metadata["model_migration"]["vectors"] == {}
 
 
 async def test_the_old_field_stays_while_another_migration_reads_it(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ import pytest
 from qdrant_model_migration.domain.collection import Collection, FieldKind, Json, fields_of
 from qdrant_model_migration.domain.model import ModelSpec
 from qdrant_model_migration.domain.recipe import Recipe
-from qdrant_model_migration.domain.target import TargetPlan, distance_for, plan_target, target_name
+from qdrant_model_migration.domain.target import TargetPlan, distance_for, plan_target, provenance_without, target_name
 from qdrant_model_migration.errors import Refused
 
 MODEL = ModelSpec(name="fastembed:BAAI/bge-small-en-v1.5", dimensions=384)
@@ -139,3 +139,15 @@ def test_the_field_to_replace_must_be_one_dense_field() -> None:
             source.field_to_replace(name)
     with pytest.raises(Refused, match="no dense vector that could be embedded"):
         collection({}).field_to_replace(None)
+
+
+def test_the_metadata_forgets_a_field_that_is_gone() -> None:
+    old, new = {"kind": "dense", "model": "old", "dimensions": 8}, {"kind": "dense", "model": "new", "dimensions": 4}
+    metadata = {"team": "search", "model_migration": {"migration_id": "m-2", "model": "old", "vectors": {"a": old, "b": new}}}
+    # The added field was discarded: the old one is what is there.
+    assert provenance_without(metadata, "b", new="b") == {"model_migration": {"migration_id": "m-2", "model": "old", "vectors": {"a": old}}}
+    # The old field went: readers that resolve the model find the new one.
+    assert provenance_without(metadata, "a", new="b") == {
+        "model_migration": {"migration_id": "m-2", "model": "new", "dimensions": 4, "vectors": {"b": new}}
+    }
+    assert provenance_without({"team": "search"}, "a", new="b") is None

@@ -100,6 +100,21 @@ def provenance(
     return {METADATA_KEY: {"migration_id": migration_id, **entry, "vectors": vectors}}
 
 
+def provenance_without(metadata: Json, field: str, *, new: str) -> Json | None:
+    """The metadata's change once a field is removed: it is no longer listed, and where the old field went, the new one is described at the top.
+
+    None when the metadata says nothing about the field.
+    """
+    held = metadata.get(METADATA_KEY)
+    if not isinstance(held, dict):
+        return None
+    vectors = {name: entry for name, entry in (held.get("vectors") or {}).items() if name != field}
+    top = {key: held[key] for key in ("migration_id",) if key in held} if field != new and new in vectors else held
+    described = {key: value for key, value in vectors[new].items() if key != "kind"} if field != new and new in vectors else {}
+    changed = {**top, **described, "vectors": vectors}
+    return None if changed == held else {METADATA_KEY: changed}
+
+
 def distance_for(replaced: VectorField, model: ModelSpec) -> str:
     """The source's distance where unit vectors rank the same under all of them, else the one the model was trained for."""
     if model.is_normalized and replaced.distance in ("Cosine", "Dot", "Euclid"):

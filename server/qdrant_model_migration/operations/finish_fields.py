@@ -8,6 +8,7 @@ from qdrant_model_migration.domain.collection import Collection
 from qdrant_model_migration.domain.migration import Migration
 from qdrant_model_migration.domain.phases import Phase
 from qdrant_model_migration.domain.quantization import QuantizationSettings
+from qdrant_model_migration.domain.target import provenance_without
 from qdrant_model_migration.errors import Refused
 from qdrant_model_migration.operations.context import OperationContext
 from qdrant_model_migration.operations.finding import open_migrations_of
@@ -189,4 +190,16 @@ async def remove_old_field(work: Work, field: str) -> list[str]:
         return []
     work.check()
     await work.target.delete_vector(name, field)
+    await _forget(work, field)
     return [f"vector {field!r} of {name!r}"]
+
+
+async def _forget(work: Work, field: str) -> None:
+    """The metadata no longer describes a field that is gone; what stands beside it becomes what self-resolving readers find at the top.
+
+    After the field, never before it: until it is gone, the mark tells that it is ours.
+    """
+    name = work.migration.target.collection
+    told = provenance_without((await work.target.describe(name)).metadata, field, new=work.migration.making.field)
+    if told is not None:
+        await work.target.update(name, {"metadata": told})
