@@ -34,7 +34,7 @@ from tests.servers import request as rest
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 OLD, NEW = "minilm-l2", "minilm-1152"
-POINTS = 600
+POINTS = 450
 PER_SECOND = 50
 EDITS = 40
 SAME = 0.97
