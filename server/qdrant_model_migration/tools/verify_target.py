@@ -144,7 +144,7 @@ SPEC = ToolSpec(
     description=(
         "Prove that the target is complete and right: every id, payload and vector compared with the source, a sample embedded again to prove that "
         "the vectors come from the stated model, configuration and index checked. Use it when the backfill is done, and again before a swap that is "
-        "more than 15 minutes later. It never writes to either collection's data. Whether the new model searches as well is compare_models. A long "
+        "more than 15 minutes later. It changes nothing that it judges; while an app writes, the ordinary catch-up of the worker goes on. Whether the new model searches as well is compare_models. A long "
         "one returns state='running': make the same call again."
     ),
     annotations=read_only(),
