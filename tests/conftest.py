@@ -50,13 +50,20 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Set the markers `server` and `assets` from the fixtures that a test uses."""
+    """Set the markers `server` and `assets` from the fixtures that a test uses, and drop combinations that `only` excludes."""
+    items[:] = [item for item in items if _exists(item)]
     for item in items:
         used = set(getattr(item, "fixturenames", ()))
         if used & _SERVER_FIXTURES:
             item.add_marker(pytest.mark.server)
         if used & _ASSET_FIXTURES:
             item.add_marker(pytest.mark.assets)
+
+
+def _exists(item: pytest.Item) -> bool:
+    """Whether the parameters of `item` go together, so that a skip always means that something was not tested."""
+    parameters = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
+    return all(mark.kwargs["where"](parameters) for mark in item.iter_markers("only"))
 
 
 @pytest.fixture(scope="session")

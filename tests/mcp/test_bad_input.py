@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -199,12 +200,16 @@ IDS: list[int | str] = [0, 1, 2**53 + 1, WIDE - 1, WIDE, WIDE + 7, 2**64 - 1, st
 IDS += [str(uuid.uuid5(uuid.NAMESPACE_URL, str(n))) for n in range(20)]
 
 
+def _speaks(parameters: Mapping[str, Any]) -> bool:
+    """The embedded database has no gRPC."""
+    return not (parameters["prefer_grpc"] and parameters["any_qdrant"] == "embedded")
+
+
+@pytest.mark.only(where=_speaks)
 @pytest.mark.parametrize("prefer_grpc", [False, True], ids=["rest", "grpc"])
 async def test_wide_integers_and_mixed_ids_survive_bit_for_bit(
     any_qdrant: Backend, name: str, prefer_grpc: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if any_qdrant.is_embedded and prefer_grpc:
-        pytest.skip("the embedded database has no gRPC")
     async with opened(any_qdrant, monkeypatch) as context:
         await seed(context, name, points=len(IDS), payload=_wide, identifier=lambda n: IDS[n])
         await (await context.gateway()).point_alias(f"{name}-live", name)

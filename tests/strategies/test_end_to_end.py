@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
@@ -75,13 +75,16 @@ CASES = [
 ]
 
 
-def is_possible(case: Case, backend: Backend) -> bool:
-    """What cannot be carried out is refused, which is tested elsewhere."""
+def is_possible(parameters: Mapping[str, Any]) -> bool:
+    """What cannot be carried out is refused, which test_refusals.py shows."""
+    case: Case = parameters["case"]
+    is_embedded: bool = parameters["any_qdrant"] == "embedded"
     if case.strategy == "named_vector":
-        return backend.is_embedded
-    return case.strategy != "requantize" or not backend.is_embedded
+        return is_embedded
+    return case.strategy != "requantize" or not is_embedded
 
 
+@pytest.mark.only(where=is_possible)
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
 async def test_a_strategy_makes_what_its_recipes_say_under_searches(
     any_qdrant: Backend,
@@ -93,8 +96,6 @@ async def test_a_strategy_makes_what_its_recipes_say_under_searches(
     asset_models: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    if not is_possible(case, any_qdrant):
-        pytest.skip(f"{any_qdrant.name} refuses it; see test_refusals.py")
     await seed(place, name, case.variant, oracle, cranfield)
     source = place.dump(name)
     is_in_place = case.is_in_place(any_qdrant)
