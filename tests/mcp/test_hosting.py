@@ -125,7 +125,7 @@ async def test_closing_the_host_ends_the_server_and_not_the_work(server: QdrantS
         assert len(wire.ask("tools/list", {})["result"]["tools"]) == 12
         me = wire.call("create_target", collection=name, **CREATE)["migration_id"]
         began = time.monotonic()
-        wire.call("start_backfill", migration_id=me, points_per_second=60)
+        wire.call("start_backfill", migration_id=me, points_per_second=8)
         assert time.monotonic() - began < 2
         await until(lambda: bool(list(workers())))
         (worker, _), *_ = workers()

@@ -143,6 +143,8 @@ def test_asset_models_are_configured_as_the_settings_expect(asset_models: str, m
 
     monkeypatch.setenv("QDRANT_MIGRATION_MODELS", asset_models)
     configured = read_settings().models
-    assert set(configured) == {"minilm", "minilm-int8", "minilm-l2", "minilm-256", "minilm-1152", "minilm-cls"}
-    assert all(model.path is not None and (model.path / model.file).is_file() for model in configured.values())
+    dense = {"minilm", "minilm-int8", "minilm-l2", "minilm-256", "minilm-1152", "minilm-cls"}
+    assert set(configured) == dense | {"bm25", "colbert"}
+    assert all(model.path is not None and model.path.is_dir() for model in configured.values())
+    assert all((configured[name].path or Path()).joinpath(configured[name].file).is_file() for name in dense)
     assert json.loads(asset_models)["minilm-1152"]["dimensions"] == 1152
