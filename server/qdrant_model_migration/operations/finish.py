@@ -127,12 +127,12 @@ def recovery(collection: str, snapshot: str) -> str:
 
 
 def _digest(plan: FinishPlan, migration: Migration, *, snapshot_first: bool) -> str:
-    facts = [plan.model_dump(mode="json", exclude={"keeps"} if migration.writes != "frozen" else set()), migration.phase, snapshot_first]
+    planned = plan.model_dump(mode="json", exclude={"keeps"} if migration.writes != "frozen" else set())
     if migration.writes != "frozen" and migration.phase is Phase.CUT_OVER:
         # The target serves and grows; what is deleted is the source, whose count stays a fact.
         source = migration.source.label(with_connection=migration.is_across_servers)
-        facts[0] = {**facts[0], "counts": {source: plan.counts.get(source)}}  # type: ignore[dict-item]
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+        planned["counts"] = {source: plan.counts.get(source)}
+    return hashlib.sha256(json.dumps([planned, migration.phase, snapshot_first], sort_keys=True).encode()).hexdigest()
 
 
 async def plan_finish(context: OperationContext, migration: Migration, action: Action, *, snapshot_first: bool) -> FinishPlan:

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 
-import anyio
 import numpy as np
 
 from qdrant_model_migration.domain import quantization
@@ -17,13 +16,13 @@ from qdrant_model_migration.domain.collection import Collection, VectorField
 from qdrant_model_migration.domain.comparison import intervals
 from qdrant_model_migration.domain.points import Point, PointId
 from qdrant_model_migration.domain.quantization import Kind, QuantizationSettings, settings_of
-from qdrant_model_migration.errors import BatchTooLarge, MigrationError, Refused, RequestRejected
+from qdrant_model_migration.errors import BatchTooLarge, Refused, RequestRejected
+from qdrant_model_migration.operations.in_parallel import for_each
 from qdrant_model_migration.operations.sampling import sample_points
 from qdrant_model_migration.operations.scratch import Report, say
 from qdrant_model_migration.qdrant.gateway import Gateway
 from qdrant_model_migration.results import IndexRecall, RecallVariant, RequantizeOutcome
 
-_AT_ONCE = 4
 _TIES = 10
 """Exact hits beyond k that are looked at: one that scores like the k-th is as right as the k-th."""
 _VARIANTS: tuple[tuple[bool | None, float | None, bool], ...] = (
@@ -92,7 +91,7 @@ async def measure_recall(
             right = {hit.id for i, hit in enumerate(others) if i < k or math.isclose(hit.score, last, rel_tol=1e-6, abs_tol=1e-9)}
             truths[point.id] = right, min(k, len(others))
 
-    await _each(asked, look_exactly)
+    await for_each(asked, look_exactly)
     asked = [p for p in asked if p.id in truths]
     if not asked:
         raise Refused(f"Nothing was measured: exact search in {name!r} found no neighbour of any of the sampled points.")
@@ -115,7 +114,7 @@ async def measure_recall(
             right, count = truths[point.id]
             shares[point.id] = min(1.0, sum(hit.id in right for hit in found if hit.id != point.id) / count)
 
-        await _each(asked, look)
+        await for_each(asked, look)
         values = np.array([[shares[p.id]] for p in asked])
         low, high = intervals(values, seed=seed)[0]
         return float(values.mean()), float(low), float(high)
@@ -252,27 +251,6 @@ async def _is_done(gateway: Gateway, name: str, timeout_s: float, progress: Repo
         if await gateway.wait_until_ready(name, timeout_s=min(left, _LOOK_S)):
             return True
     return False
-
-
-async def _each(points: Sequence[Point], act: Callable[[Point], Awaitable[None]]) -> None:
-    """Some at a time; the first fault ends it."""
-    errors: list[MigrationError] = []
-    pending = iter(points)
-
-    async def work(scope: anyio.CancelScope) -> None:
-        try:
-            for point in pending:
-                await act(point)
-        except MigrationError as error:
-            # Raised outside: a task group would wrap it.
-            errors.append(error)
-            scope.cancel()
-
-    async with anyio.create_task_group() as group:
-        for _ in range(_AT_ONCE):
-            group.start_soon(work, group.cancel_scope)
-    if errors:
-        raise errors[0]
 
 
 _UNMEASURABLE = (RequestRejected, Refused, BatchTooLarge)

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-import anyio
 import numpy as np
 from numpy.typing import NDArray
 
@@ -20,7 +19,7 @@ from qdrant_model_migration.domain.texts import Texts
 from qdrant_model_migration.embedders.base import AnyEmbedder, is_dense
 from qdrant_model_migration.embedders.retrying import embed_resilient
 from qdrant_model_migration.embedders.server_side import is_server_side
-from qdrant_model_migration.errors import MigrationError
+from qdrant_model_migration.operations.in_parallel import for_each
 from qdrant_model_migration.operations.scratch import Report, embedded_queries, say
 from qdrant_model_migration.qdrant.gateway import Gateway
 from qdrant_model_migration.qdrant.points import Found
@@ -30,7 +29,6 @@ from qdrant_model_migration.results import Latency
 _TIMED = 200
 """Queries whose latency and index recall are measured, one at a time; more would hardly move a median."""
 _WARM_UP = 5
-_AT_ONCE = 4
 _GOOD_INDEX = 0.95
 _WINDOW = 256
 """Sparse and multivector queries between two reports."""
@@ -114,29 +112,19 @@ async def _asked(embedder: AnyEmbedder, queries: Sequence[Query], progress: Repo
 async def search_exactly(side: SearchedSide, asked: Questions, limit: int, progress: Report | None) -> Run:
     """The nearest points of each query, whatever the index; the first fault ends it."""
     found: dict[str, tuple[PointId, ...]] = {}
-    errors: list[MigrationError] = []
     ties = 0
-    pending = iter(asked.items())
 
-    async def work(scope: anyio.CancelScope) -> None:
+    async def look(question: tuple[str, Sequence[Vector]]) -> None:
+        # A driver that was stopped says so through `progress`.
         nonlocal ties
-        try:
-            for query, vectors in pending:
-                hits = await side.search(vectors, limit=limit, exact=True)
-                found[query] = tuple(hit.id for hit in hits)
-                ties += any(a.score == b.score for a, b in pairwise(hits))
-                if len(found) % 50 == 0 or len(found) == len(asked):
-                    await say(progress, f"searching {side.collection.name}", len(asked), len(found))
-        except MigrationError as error:
-            # Raised outside: a task group would wrap it. A driver that was stopped says so through `progress`.
-            errors.append(error)
-            scope.cancel()
+        query, vectors = question
+        hits = await side.search(vectors, limit=limit, exact=True)
+        found[query] = tuple(hit.id for hit in hits)
+        ties += any(a.score == b.score for a, b in pairwise(hits))
+        if len(found) % 50 == 0 or len(found) == len(asked):
+            await say(progress, f"searching {side.collection.name}", len(asked), len(found))
 
-    async with anyio.create_task_group() as group:
-        for _ in range(_AT_ONCE):
-            group.start_soon(work, group.cancel_scope)
-    if errors:
-        raise errors[0]
+    await for_each(asked.items(), look)
     return Run(model=side.label, found=found, ties=ties)
 
 
