@@ -201,17 +201,14 @@ async def test_of_many_writes_at_once_each_has_its_own_guard_and_number(
         assert (await gateway.points.retrieve(name, ids)).keys() == set(edited)
 
 
-async def test_one_refused_write_of_many_keeps_no_other_from_being_written(
+async def test_deletes_whose_guards_strict_mode_refuses_are_looked_at_one_by_one(
     server: QdrantServer, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Strict mode refuses the guard of one of them."""
     for variable, value in server.environment.items():
         monkeypatch.setenv(variable, value)
-    seen: Payload = {f"k{i}": i for i in range(12)}
     async with OperationContext(read_settings()) as context:
         gateway = await context.gateway()
-        await payload_only(gateway, name, Point(id=1, payload={"a": 1}), Point(id=2, payload=seen), Point(id=3, payload={"a": 3}))
-        await gateway.update(name, {"strict_mode": {"enabled": True, "filter_max_conditions": 5}})
-        changes = [(Point(id=i, payload={"a": 9}), payload) for i, payload in ((1, {"a": 1}), (2, seen), (3, {"a": 3}))]
-        await gateway.points.replace_all(name, changes)
-        assert {i: await payload_of(gateway, name, i) for i in (1, 2, 3)} == dict.fromkeys((1, 2, 3), {"a": 9})
+        await payload_only(gateway, name, *(Point(id=i, payload={"a": i}) for i in (1, 2, 3)))
+        await gateway.update(name, {"strict_mode": {"enabled": True, "unindexed_filtering_update": False}})
+        await gateway.points.delete_all_if(name, [Point(id=i, payload={"a": i if i != 2 else "older"}) for i in (1, 2, 3)])
+        assert {i: await payload_of(gateway, name, i) for i in (1, 2, 3)} == {1: None, 2: {"a": 2}, 3: None}
