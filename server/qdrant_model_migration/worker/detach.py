@@ -7,14 +7,15 @@ import subprocess
 import sys
 import time
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
-from qdrant_model_migration.domain.migration import Migration
-from qdrant_model_migration.domain.records import Lease
 from qdrant_model_migration.errors import LeaseLost, MigrationError, Refused
-from qdrant_model_migration.operations.context import OperationContext
 from qdrant_model_migration.settings import child_environment
-from qdrant_model_migration.worker.driver import Driver
-from qdrant_model_migration.worker.lease import is_certainly_dead
+
+if TYPE_CHECKING:
+    from qdrant_model_migration.domain.migration import Migration
+    from qdrant_model_migration.domain.records import Lease
+    from qdrant_model_migration.operations.context import OperationContext
 
 LOG = logging.getLogger(__name__)
 RESPAWN_S = 15.0
@@ -83,6 +84,8 @@ class Drivers:
         self._children[migration.id] = (child, time.monotonic())
 
     async def _drive_inside(self, migration: Migration) -> None:
+        from qdrant_model_migration.worker.driver import Driver
+
         try:
             await Driver(self._context, migration.id, connection=migration.target.connection, idle_exit_s=2.0).run()
         except LeaseLost as error:
@@ -101,6 +104,8 @@ def needs_driver(lease: Lease) -> bool:
 
     A heartbeat from the future tells that the clocks disagree, and nothing about the driver.
     """
+    from qdrant_model_migration.worker.lease import is_certainly_dead
+
     if lease.owner is None or is_certainly_dead(lease):
         return True
     age_s = (datetime.now(UTC) - datetime.fromisoformat(lease.at)).total_seconds() if lease.at else 0.0
