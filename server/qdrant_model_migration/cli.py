@@ -7,14 +7,12 @@ import signal
 import sys
 from typing import Annotated, Any, NoReturn
 
-import anyio
 import typer
 from typer.core import TyperGroup
 
-from qdrant_model_migration.cli_names import COMMANDS, PROGRAM
+from qdrant_model_migration.cli_names import COMMANDS, PROGRAM, TITLES
 from qdrant_model_migration.errors import LeaseLost, MigrationError
 from qdrant_model_migration.hosts import Host
-from qdrant_model_migration.settings import read_settings
 
 
 class Commands(TyperGroup):
@@ -22,6 +20,15 @@ class Commands(TyperGroup):
 
     def list_commands(self, ctx: Any) -> list[str]:
         return [*COMMANDS, *super().list_commands(ctx)]
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """The list of commands. The tools' own come by their titles: their whole help would be made of tools that nobody asked for."""
+        others = {name: self.get_command(ctx, name) for name in super().list_commands(ctx)}
+        limit = formatter.width - 6 - max(map(len, [*TITLES, *others]))
+        rows = [(name, f"{title}.") for name, title in TITLES.items()]
+        rows += [(name, command.get_short_help_str(limit)) for name, command in others.items() if not command.hidden]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         if cmd_name not in COMMANDS:
@@ -75,6 +82,7 @@ def serve(
 ) -> None:
     """Serve MCP: over stdio, as hosts start it, or over HTTP."""
     from qdrant_model_migration.app import build_server
+    from qdrant_model_migration.settings import read_settings
 
     log_to_stderr(logging.WARNING)
     try:
@@ -100,6 +108,8 @@ def worker(
     idle_exit: Annotated[float, typer.Option(help="leave when nothing was to do for so many seconds")] = 30.0,
 ) -> None:
     """Drive one migration: backfill, catch up, carry out what is recorded. By hand, by cron or as a Kubernetes Job."""
+    import anyio
+
     log_to_stderr()
     try:
         anyio.run(_work, migration_id, connection, log, idle_exit)
@@ -111,8 +121,11 @@ def worker(
 
 
 async def _work(migration_id: str, connection: str | None, log: str | None, idle_exit: float) -> None:
+    import anyio
+
     from qdrant_model_migration.operations.context import OperationContext
     from qdrant_model_migration.operations.finding import find_migration
+    from qdrant_model_migration.settings import read_settings
     from qdrant_model_migration.worker.driver import Driver
 
     asked = anyio.Event()
@@ -162,6 +175,8 @@ def doctor(
     clean: Annotated[bool, typer.Option("--clean", help="delete scratch collections that a killed probe left behind")] = False,
 ) -> None:
     """Check settings, connections, rights, ledger, models and folders; each problem with its remedy. Exit code 1 when a check fails."""
+    import anyio
+
     from qdrant_model_migration.doctor import diagnose, report
 
     logging.basicConfig(stream=sys.stderr, level=logging.CRITICAL)
@@ -177,6 +192,7 @@ def config(
 ) -> None:
     """Print the block that adds this server to a host: with absolute paths, without keys. Where it belongs is told on stderr."""
     from qdrant_model_migration.hosts import block_text, by_uvx, environment_of, notes, this_installation
+    from qdrant_model_migration.settings import read_settings
 
     try:
         environment = environment_of(read_settings())
