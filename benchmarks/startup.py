@@ -57,13 +57,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         environment = _environment(Path(folder))
         served = _interleaved({name: lambda args=args: answer(args, environment) for name, args in SERVERS.items()}, runs)
         commands = _interleaved({name: lambda args=args: command(args, environment) for name, args in COMMANDS.items()}, runs)
-    ratios = [ours.wall_s / bare.wall_s for bare, ours in zip(served["bare"], served["ours"], strict=True)]
+    pairs = list(zip(served["bare"], served["ours"], strict=True))
     found = {
         "machine": machine("mcp", "pydantic", "qdrant-client", "fastembed", "typer"),
         "load_average_before": load,
         "runs": runs,
         "tools_list": {name: _summary(measured) for name, measured in served.items()},
-        "tools_list_ratio": _spread(ratios),
+        "tools_list_ratio": {
+            "wall_s": _spread([ours.wall_s / bare.wall_s for bare, ours in pairs]),
+            "cpu_s": _spread([ours.cpu_s / bare.cpu_s for bare, ours in pairs]),
+        },
         "most_ratio": MOST_RATIO,
         "commands": {name: _summary(measured) for name, measured in commands.items()},
         "raw": {name: [asdict(run) for run in measured] for name, measured in {**served, **commands}.items()},
@@ -76,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def answer(arguments: Sequence[str], environment: dict[str, str]) -> Run:
-    """Start a server, shake hands and list its tools, as a host does; then end it."""
+    """Start a server, shake hands and list its tools, as a host does; then kill it."""
     began, before = time.perf_counter(), os.times()
     with subprocess.Popen(
         [sys.executable, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment
@@ -86,10 +89,9 @@ def answer(arguments: Sequence[str], environment: dict[str, str]) -> Run:
         _send(process, {"jsonrpc": "2.0", "method": "notifications/initialized"})
         tools = _ask(process, 2, "tools/list", {})["tools"]
         wall_s = time.perf_counter() - began
-        assert tools
-        assert process.stdin is not None
-        process.stdin.close()
-        process.wait(timeout=60)
+        # What it does to end is no part of the figure.
+        process.kill()
+    assert tools
     return Run(wall_s=wall_s, cpu_s=_cpu_since(before))
 
 
@@ -107,14 +109,16 @@ def markdown(found: dict[str, Any]) -> str:
         "",
         f"From process start to the answer of `tools/list` over stdio, median of {found['runs']} interleaved runs (smallest to largest).",
         "",
-        "| server | seconds | CPU seconds, its end included |",
+        "| server | seconds | CPU seconds |",
         "| --- | --- | --- |",
     ]
     names = {"bare": "a bare `MCPServer` with one tool", "ours": "qdrant-model-migration, all tools"}
     lines += [f"| {names[name]} | {_cell(of['wall_s'])} | {_cell(of['cpu_s'])} |" for name, of in found["tools_list"].items()]
+    ratio = found["tools_list_ratio"]
     lines += [
+        f"| ratio, pair by pair | {_cell(ratio['wall_s'])} | {_cell(ratio['cpu_s'])} |",
         "",
-        f"Ratio, pair by pair: {_cell(found['tools_list_ratio'])}; to be reached: at most {found['most_ratio']}.",
+        f"To be reached: a ratio of at most {found['most_ratio']}.",
         "",
         "| command | seconds | CPU seconds |",
         "| --- | --- | --- |",
