@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from mcp.server.elicitation import ElicitationResult
 from mcp.server.mcpserver import Context
 from mcp.server.mcpserver.resolve import Resolve
 from pydantic import Field
 
-from qdrant_model_migration.domain.cutover import MOST_NAMED
-from qdrant_model_migration.domain.migration import Migration
 from qdrant_model_migration.errors import Refused
-from qdrant_model_migration.operations.finding import find_migration
-from qdrant_model_migration.operations.requests import carry_out
-from qdrant_model_migration.operations.swap import Direction, plan_swap, why_void
 from qdrant_model_migration.results import NextStep, SwapOutcome, SwapResult
 from qdrant_model_migration.tools.agreement import Agreement, ask, is_agreed
 from qdrant_model_migration.tools.support import App, Connection, MigrationId, ToolSpec, app_of, reporter, writing
+
+if TYPE_CHECKING:
+    from qdrant_model_migration.domain.migration import Migration
+    from qdrant_model_migration.operations.swap import Direction
 
 
 async def swap_alias(
@@ -40,6 +39,10 @@ async def swap_alias(
     ] = True,
     connection: Connection = None,
 ) -> SwapResult:
+    from qdrant_model_migration.operations.finding import find_migration
+    from qdrant_model_migration.operations.requests import carry_out
+    from qdrant_model_migration.operations.swap import why_void
+
     app = app_of(ctx)
     ledger, migration = await find_migration(app.context, migration_id, connection)
     if plan is None:
@@ -70,6 +73,9 @@ async def swap_alias(
 async def _planned(
     app: App, migration: Migration, direction: Direction, alias: str | None, refusal: str | None, *, fence: bool
 ) -> SwapResult:
+    from qdrant_model_migration.domain.cutover import MOST_NAMED
+    from qdrant_model_migration.operations.swap import plan_swap
+
     ledger = await app.context.ledger(migration.target.connection)
     made = await plan_swap(app.context, ledger, migration, direction, alias, fence=fence)
     moves = "; ".join(f"{m.alias}: {m.from_collection or '(new)'} -> {m.to_collection or '(removed)'}" for m in made.moves[:MOST_NAMED])

@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from mcp.server.mcpserver import Context
 from pydantic import Field
 
-from qdrant_model_migration.domain.migration import Migration
-from qdrant_model_migration.domain.phases import Phase
-from qdrant_model_migration.operations.finding import find_migration
-from qdrant_model_migration.operations.requests import Report, carry_out, operation_key
-from qdrant_model_migration.operations.status import after_verification
-from qdrant_model_migration.operations.verify import verify
-from qdrant_model_migration.operations.work import open_work, read_only_check
 from qdrant_model_migration.results import NextStep, Progress, Verification, VerifyResult
 from qdrant_model_migration.tools.support import (
     App,
@@ -28,6 +21,10 @@ from qdrant_model_migration.tools.support import (
     running_summary,
 )
 
+if TYPE_CHECKING:
+    from qdrant_model_migration.domain.migration import Migration
+    from qdrant_model_migration.operations.requests import Report
+
 
 async def verify_target(
     ctx: Context[Any, Any],
@@ -35,6 +32,9 @@ async def verify_target(
     provenance_sample: Annotated[int, Field(description="vectors embedded again to prove the model", ge=0, le=10_000)] = 200,
     connection: Connection = None,
 ) -> VerifyResult:
+    from qdrant_model_migration.operations.finding import find_migration
+    from qdrant_model_migration.operations.requests import carry_out
+
     app = app_of(ctx)
     ledger, migration = await find_migration(app.context, migration_id, connection)
     migration.check_allows("verify_target")
@@ -59,6 +59,9 @@ async def verify_target(
 
 async def _verify_here(ctx: Context[Any, Any], app: App, migration: Migration, provenance_sample: int) -> VerifyResult:
     """In read-only mode nothing may be recorded: the verification runs in this process, and answers but proves nothing for a swap."""
+    from qdrant_model_migration.operations.requests import operation_key
+    from qdrant_model_migration.operations.verify import verify
+    from qdrant_model_migration.operations.work import open_work, read_only_check
 
     async def act(report: Report) -> Verification:
         work = await open_work(app.context, migration, read_only_check)
@@ -81,6 +84,9 @@ async def _verify_here(ctx: Context[Any, Any], app: App, migration: Migration, p
 
 def verified(app: App, migration: Migration, found: Verification) -> VerifyResult:
     """The answer for a finished verification."""
+    from qdrant_model_migration.domain.phases import Phase
+    from qdrant_model_migration.operations.status import after_verification
+
     source, target = migration.source.collection, migration.target.collection
     me = {"migration_id": migration.id}
     warnings: list[str] = []

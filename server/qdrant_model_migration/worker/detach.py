@@ -6,14 +6,14 @@ import logging
 import subprocess
 import time
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
-from qdrant_model_migration.domain.migration import Migration
-from qdrant_model_migration.domain.records import Lease
 from qdrant_model_migration.errors import LeaseLost, MigrationError, Refused
-from qdrant_model_migration.operations.context import OperationContext
-from qdrant_model_migration.worker.driver import Driver
-from qdrant_model_migration.worker.lease import is_certainly_dead
-from qdrant_model_migration.worker.spawn import spawn_worker
+
+if TYPE_CHECKING:
+    from qdrant_model_migration.domain.migration import Migration
+    from qdrant_model_migration.domain.records import Lease
+    from qdrant_model_migration.operations.context import OperationContext
 
 LOG = logging.getLogger(__name__)
 RESPAWN_S = 15.0
@@ -60,6 +60,8 @@ class Drivers:
         return child.poll() is None and lease.pid != child.pid and time.monotonic() - started < RESPAWN_S
 
     def _spawn(self, migration: Migration) -> None:
+        from qdrant_model_migration.worker.spawn import spawn_worker
+
         child = spawn_worker(self._context.settings, migration)
         if migration.id in self._children:
             self._former.append(self._children[migration.id][0])
@@ -67,6 +69,8 @@ class Drivers:
         self._children[migration.id] = (child, time.monotonic())
 
     async def _drive_inside(self, migration: Migration) -> None:
+        from qdrant_model_migration.worker.driver import Driver
+
         try:
             await Driver(self._context, migration.id, connection=migration.target.connection, idle_exit_s=2.0).run()
         except LeaseLost as error:
@@ -85,6 +89,8 @@ def needs_driver(lease: Lease) -> bool:
 
     A heartbeat from the future tells that the clocks disagree, and nothing about the driver.
     """
+    from qdrant_model_migration.worker.lease import is_certainly_dead
+
     if lease.owner is None or is_certainly_dead(lease):
         return True
     age_s = (datetime.now(UTC) - datetime.fromisoformat(lease.at)).total_seconds() if lease.at else 0.0
