@@ -208,6 +208,7 @@ async def scene(
     environment: Mapping[str, str] | None = None,
     strategy: str = "new_collection",
     new_vector: str | None = None,
+    indexes: Mapping[str, str] | None = None,
 ) -> AsyncIterator[Scene]:
     """A source of so many points (integers and UUIDs), an alias on it, and a migration whose target is created."""
     variables = {**server.environment, "QDRANT_MIGRATION_LEASE_SECONDS": str(lease_s), "QDRANT_MIGRATION_LEDGER": f"{name}-ledger"}
@@ -221,6 +222,8 @@ async def scene(
         for n, row in enumerate(rows):
             row["payload"]["text"] = texts(n)
     source.call("PUT", "", {"vectors": {"size": old_size, "distance": "Cosine"}})
+    for key, kind in (indexes or {}).items():
+        source.call("PUT", "/index?wait=true", {"field_name": key, "field_schema": kind})
     for start in range(0, points, 1000):
         source.upsert(rows[start : start + 1000])
     action = {"create_alias": {"collection_name": source.name, "alias_name": alias}}

@@ -26,7 +26,8 @@ from qdrant_model_migration.domain.migration import Migration
 from qdrant_model_migration.domain.points import tag
 from qdrant_model_migration.domain.recipe import Cutover, Moved
 from qdrant_model_migration.domain.verification import Tally
-from qdrant_model_migration.errors import ConnectionFailed, Interrupted, LeaseLost, MigrationError, Refused, TransientEmbedding
+from qdrant_model_migration.errors import ConnectionFailed, Interrupted, LeaseLost, MigrationError, NotFound, Refused, TransientEmbedding
+from qdrant_model_migration.operations.altered import told
 from qdrant_model_migration.operations.catch_up import catch_up_pass
 from qdrant_model_migration.operations.context import OperationContext, now
 from qdrant_model_migration.operations.diff import differences, expectation
@@ -114,7 +115,10 @@ async def swap_facts(
 
 async def plan_swap(context: OperationContext, ledger: Ledger, migration: Migration, direction: Direction, alias: str | None) -> SwapPlan:
     """Make and keep a plan; changes nothing."""
-    facts = await swap_facts(context, migration, direction, alias)
+    try:
+        facts = await swap_facts(context, migration, direction, alias)
+    except NotFound as error:
+        raise await told(context, migration, error) from None
     code, expires_at = await issue_plan(
         ledger,
         migration.id,

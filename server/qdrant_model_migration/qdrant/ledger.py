@@ -111,12 +111,32 @@ class Ledger:
         Raises:
             NotFound: unknown; the open ones are listed.
         """
-        body = (await self._read("migration", migration_id, "")).body if await self.exists() else None
+        if not await self.exists():
+            raise NotFound(self._no_ledger(f"Nothing was changed: there is no migration {migration_id!r} here"))
+        body = (await self._read("migration", migration_id, "")).body
         if body is None:
             open_ones = [m for m in await self.migrations() if m.is_open]
             listed = "; ".join(f"{m.id} ({m.route}, {m.phase.value})" for m in open_ones[:5])
             raise NotFound(f"Nothing was changed: there is no migration {migration_id!r}. Open migrations: {listed or 'none'}.")
         return Migration.model_validate(body)
+
+    def _no_ledger(self, effect: str) -> str:
+        return (
+            f"{effect}: the ledger, collection {self.collection!r}, does not exist. Either no migration was ever begun on connection "
+            f"{self.gateway.connection.name!r} with this QDRANT_MIGRATION_LEDGER, or somebody deleted it, and with it what was known of its migrations. "
+            "Sources are untouched and targets hold what was copied: restore the ledger from a snapshot, or delete the unfinished target and call "
+            "create_target anew."
+        )
+
+    async def explained(self, error: MigrationError) -> MigrationError:
+        """The error, or that the whole ledger is gone where that is behind it."""
+        if not isinstance(error, NotFound):
+            return error
+        try:
+            is_there = await self.exists()
+        except MigrationError:
+            return error
+        return error if is_there else NotFound(self._no_ledger("The migration cannot be worked any more"))
 
     async def add_migration(self, migration: Migration) -> bool:
         """Record a new migration; False when one of its id exists."""
