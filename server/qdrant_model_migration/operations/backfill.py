@@ -58,7 +58,7 @@ async def start_backfill(
     had_error = migration.error
     migration = await ledger.change(migration.id, _started)
     text = "taken up again after: " + had_error if had_error else f"started (on_missing_text={migration.on_missing_text})"
-    await ledger.add_event(migration.id, EventRecord(at=now(), event="backfill_started", text=text))
+    await ledger.add_event(migration.id, EventRecord(at=now(ledger), event="backfill_started", text=text))
     await context.ensure_driver(migration)
     return await read_status(context, ledger, migration)
 
@@ -107,7 +107,7 @@ async def control_backfill(
         pace = pace.model_copy(update={"is_paused": False})
     pace = _paced(pace, **given)
     await ledger.save_pace(migration.id, pace)
-    await ledger.add_event(migration.id, EventRecord(at=now(), event=action, text=_described(pace)))
+    await ledger.add_event(migration.id, EventRecord(at=now(ledger), event=action, text=_described(pace)))
     if (
         action != "pause"
         and migration.phase in (Phase.BACKFILLING, Phase.BACKFILLED, Phase.VERIFIED, Phase.CUT_OVER)

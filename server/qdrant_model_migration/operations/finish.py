@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
 from typing import Literal
 
 import anyio
@@ -301,6 +300,6 @@ async def _give_up_if_expired(work: Work, code: str) -> None:
         Refused: the plan expired.
     """
     plan = await work.ledger.plan(work.id, code)
-    if plan is None or time.time() > plan.expires_at:
+    if plan is None or work.ledger.now().timestamp() > plan.expires_at:
         await work.change(lambda m: m.model_copy(update={"intent": None}))
         raise Refused("This was interrupted, and its plan expired since. Call finish_migration again for a new plan.")

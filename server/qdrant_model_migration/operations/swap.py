@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Literal
 
 import anyio
@@ -54,7 +53,7 @@ async def swap_facts(
     aliases = await targets.aliases()
     left: tuple[str, ...]
     if direction == "forward":
-        check_gates(migration, datetime.now(UTC) if checks_age else None)
+        check_gates(migration, (await context.ledger(migration.target.connection)).now() if checks_age else None)
         source = await sources.describe(migration.source.collection)
         moves, left = (
             moves_across(migration, source.aliases, aliases, await targets.collections(), alias)

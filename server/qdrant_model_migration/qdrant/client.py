@@ -26,6 +26,7 @@ from qdrant_model_migration.errors import (
     RequestRejected,
     Unsupported,
 )
+from qdrant_model_migration.qdrant.clock import SharedClock
 from qdrant_model_migration.settings import Connection
 
 T = TypeVar("T")
@@ -47,13 +48,14 @@ class Caller:
         """The gRPC client where that is preferred, else the same as `rest`."""
         self.patience_s = patience_s
         self.timeout_s = timeout_s
+        self.clock = SharedClock()
         self._turn = anyio.Lock()
         self._check: Callable[[], None] | None = None
 
     def guarded(self, check: Callable[[], None]) -> Caller:
         """The same connection, where `check` may raise before every try of a request: a retry may come long after the first."""
         made = Caller(self.connection, self.rest, self.fast, patience_s=self.patience_s, timeout_s=self.timeout_s)
-        made._turn, made._check = self._turn, check
+        made._turn, made._check, made.clock = self._turn, check, self.clock
         return made
 
     async def __call__(self, act: Callable[[], Awaitable[T]]) -> T:
@@ -262,9 +264,10 @@ def open_caller(connection: Connection, *, patience_s: float, timeout_s: float) 
             )
 
     rest = client(prefer_grpc=False)
-    return Caller(
-        connection, rest, client(prefer_grpc=True) if connection.prefer_grpc else rest, patience_s=patience_s, timeout_s=timeout_s
-    )
+    fast = client(prefer_grpc=True) if connection.prefer_grpc else rest
+    caller = Caller(connection, rest, fast, patience_s=patience_s, timeout_s=timeout_s)
+    rest.http.client.add_middleware(caller.clock.note)
+    return caller
 
 
 def _open_embedded(connection: Connection) -> AsyncQdrantClient:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, TypeVar
 
 import anyio
@@ -64,6 +64,10 @@ class Ledger:
         self.gateway = gateway
         self.collection = collection
         self._call = gateway.call
+
+    def now(self) -> datetime:
+        """What is decided by time goes by the clock of the Qdrant that keeps the ledger: it is the same for a host and its worker elsewhere."""
+        return self._call.clock.now()
 
     async def exists(self) -> bool:
         return await self.gateway.exists(self.collection)
@@ -185,7 +189,7 @@ class Ledger:
 
         def renew(found: Operation) -> Operation:
             is_over = found.state in ("done", "failed")
-            return operation if is_over and (found.is_delivered or _age_s(found.finished_at) > STALE_S) else found
+            return operation if is_over and (found.is_delivered or self._age_s(found.finished_at) > STALE_S) else found
 
         if await self._insert("operation", migration_id, operation.key, operation):
             return operation
@@ -397,6 +401,5 @@ class Ledger:
             await anyio.sleep(0.02 * (attempt + 1))
         raise Contended(f"The ledger's {kind} of {migration_id} is being written by others; try again.")
 
-
-def _age_s(at: str | None) -> float:
-    return (datetime.now(UTC) - datetime.fromisoformat(at)).total_seconds() if at else 0.0
+    def _age_s(self, at: str | None) -> float:
+        return (self.now() - datetime.fromisoformat(at)).total_seconds() if at else 0.0

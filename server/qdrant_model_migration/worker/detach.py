@@ -6,7 +6,7 @@ import logging
 import subprocess
 import sys
 import time
-from datetime import UTC, datetime
+from datetime import datetime
 
 from qdrant_model_migration.domain.migration import Migration
 from qdrant_model_migration.domain.records import Lease
@@ -48,7 +48,7 @@ class Drivers:
             return
         ledger = await self._context.ledger(migration.target.connection)
         _, lease = await ledger.lease(migration.id)
-        if not needs_driver(lease) or self._has_young_child(migration.id, lease):
+        if not needs_driver(lease, ledger.now()) or self._has_young_child(migration.id, lease):
             return
         self._spawn(migration)
 
@@ -96,12 +96,12 @@ class Drivers:
             self._inside.discard(migration.id)
 
 
-def needs_driver(lease: Lease) -> bool:
+def needs_driver(lease: Lease, now: datetime) -> bool:
     """Whether nobody seems to drive: free, owner dead, or silent for a lease time. A wrong guess costs a process that ends at once.
 
     A heartbeat from the future tells that the clocks disagree, and nothing about the driver.
     """
     if lease.owner is None or is_certainly_dead(lease):
         return True
-    age_s = (datetime.now(UTC) - datetime.fromisoformat(lease.at)).total_seconds() if lease.at else 0.0
+    age_s = (now - datetime.fromisoformat(lease.at)).total_seconds() if lease.at else 0.0
     return not -lease.lease_s <= age_s <= lease.lease_s

@@ -80,7 +80,9 @@ async def carry_out(work: Work, operation: Operation) -> None:
     else:
         ended = {"state": "done", "result": outcome[0].model_dump(mode="json")}
     work.check()
-    await work.ledger.save_operation(work.id, running.model_copy(update={**ended, "progress": work.progress, "finished_at": now()}))
+    await work.ledger.save_operation(
+        work.id, running.model_copy(update={**ended, "progress": work.progress, "finished_at": now(work.ledger)})
+    )
 
 
 async def chosen(work: Work, pending: list[Operation]) -> Operation:
@@ -97,7 +99,7 @@ async def chosen(work: Work, pending: list[Operation]) -> Operation:
             "state": "failed",
             "error": "Nothing was changed: another plan was agreed to since.",
             "is_refusal": True,
-            "finished_at": now(),
+            "finished_at": now(work.ledger),
         }
         await work.ledger.save_operation(work.id, old.model_copy(update=ended))
     return next((o for o in pending if o not in earlier), last)
