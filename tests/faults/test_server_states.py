@@ -68,7 +68,7 @@ async def test_a_target_that_is_grey_after_a_crash_is_woken_by_the_verification(
         await at.until_phase("backfilled")
         for collection in (at.source, at.target):
             collection.call("PATCH", "", {"optimizers_config": {"indexing_threshold": 10}})
-        await anyio.to_thread.run_sync(fresh_server.kill)
+        fresh_server.kill()
         await anyio.to_thread.run_sync(fresh_server.start)
         assert at.target.call("GET", "")["status"] == "grey"
         found = await at.verify()

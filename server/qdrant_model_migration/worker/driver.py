@@ -82,12 +82,14 @@ class Driver:
         """
         await self._drive()
         # Whoever asked for something before the lease was given back saw a driver and started none: one more look is owed.
-        while not (self._is_asked_to_stop() or self._has_stopped) and await self._is_wanted():
+        while not self._is_asked_to_stop() and await self._is_wanted():
+            self._has_stopped = False
             await self._drive()
 
     async def _is_wanted(self) -> bool:
         ledger = await self._context.ledger(self._connection)
-        if any(operation.state in ("requested", "running") for operation in await ledger.operations(self._id)):
+        # After a stop only a person who cleared the error begins anew; whoever waits for an operation looks for a driver again and again.
+        if not self._has_stopped and any(o.state in ("requested", "running") for o in await ledger.operations(self._id)):
             return True
         migration, pace = await ledger.migration(self._id), await ledger.pace(self._id)
         is_filled = migration.filled is not None and migration.filled.has_converged
