@@ -89,7 +89,7 @@ class _Answer:
     is_torn: bool = False
 
 
-_NOT_FORWARDED = frozenset({b"connection", b"keep-alive", b"transfer-encoding", b"content-length", b"host", b"date"})
+_NOT_FORWARDED = frozenset({b"connection", b"keep-alive", b"transfer-encoding", b"content-length", b"host"})
 _STATUS = {Fault.BUSY: 429, Fault.TOO_LARGE: 429, Fault.BROKEN: 500, Fault.DISK_FULL: 500, Fault.AWAY: 503}
 _CODES = {
     Fault.RESET: grpc.StatusCode.UNAVAILABLE,
@@ -318,13 +318,14 @@ class FaultProxy:
             time.sleep(self.delay_s)
         if fault in (None, Fault.DELAY, Fault.LOST, Fault.TORN, Fault.LATE):
             self._passed_on(call)
-            metadata = [(k, v) for k, v in context.invocation_metadata() if not k.startswith(("grpc-", "user-agent", ":"))]
+            metadata = tuple((k, v) for k, v in context.invocation_metadata() if not k.startswith(("grpc-", "user-agent", ":")))
+            send: Any = self._channel.unary_unary(method)
             try:
-                answer = self._channel.unary_unary(method)(body, timeout=context.time_remaining(), metadata=metadata)
+                answer = send(body, timeout=context.time_remaining(), metadata=metadata)
             except grpc.RpcError as error:
                 # What the stubs of grpcio do not say: it is a call as well.
                 failed: Any = error
-                context.set_trailing_metadata([(k, v) for k, v in failed.trailing_metadata() or () if k == "retry-after"])
+                context.set_trailing_metadata(tuple((k, v) for k, v in failed.trailing_metadata() or () if k == "retry-after"))
                 context.abort(failed.code(), failed.details() or "")
         if fault in (None, Fault.DELAY):
             return answer
@@ -333,7 +334,7 @@ class FaultProxy:
             remaining = context.time_remaining()
             self._is_over.wait(min(HANG_S, (remaining or HANG_S) + 0.5))
         if fault is Fault.BUSY and rule is not None:
-            context.set_trailing_metadata([("retry-after", rule.retry_after)])
+            context.set_trailing_metadata((("retry-after", rule.retry_after),))
         context.abort(_CODES[fault], _SAID.get(fault, "recvmsg:Connection reset by peer"))
         raise AssertionError("abort raises")
 
