@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from qdrant_model_migration.domain.fence import told
+from qdrant_model_migration.domain.fence import fence_told
 from qdrant_model_migration.domain.migration import Migration
 from qdrant_model_migration.domain.recipe import Moved
 from qdrant_model_migration.errors import Refused
@@ -240,7 +240,7 @@ def breaks_of(
             "target wins and it is counted. What they delete there after the swap is listed, not deleted."
         )
     elif is_fenced:
-        found.append(told(migration.source.collection, names))
+        found.append(fence_told(migration.source.collection, names))
     elif migration.writes == "live" and is_numbered:
         found.append(
             "Writes that reach the source during the swap are carried over afterwards. Where the app writes to one point on both sides within those seconds, the "

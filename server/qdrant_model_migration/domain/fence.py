@@ -61,7 +61,7 @@ def is_lifted(now: Json, before: Json) -> bool:
     return all(now.get(key) == value for key, value in lifted(before).items())
 
 
-def told(collection: str, alias: str) -> str:
+def fence_told(collection: str, alias: str) -> str:
     """What a fence means for the app's writers."""
     return (
         f"While the last differences are carried over, writes to {collection!r} are answered with 429 (rate limit), for some seconds and at most "

@@ -237,6 +237,6 @@ class _Loading:
         return self._loaded
 
 
-def now() -> str:
-    """The wall clock, for people; nothing is decided by it."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds")
+def now(ledger: Ledger | None = None) -> str:
+    """The wall clock of this machine, for people; with a ledger the clock that all who work with it share, for what is decided by time."""
+    return (datetime.now(UTC) if ledger is None else ledger.now()).isoformat(timespec="milliseconds")

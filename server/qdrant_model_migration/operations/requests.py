@@ -52,7 +52,7 @@ async def carry_out(
     from qdrant_model_migration.domain.records import Operation
 
     ledger = await context.ledger(migration.target.connection)
-    wanted = Operation(key=key or operation_key(kind, arguments), kind=kind, arguments=arguments, requested_at=now())
+    wanted = Operation(key=key or operation_key(kind, arguments), kind=kind, arguments=arguments, requested_at=now(ledger))
     operation = await ledger.request(migration.id, wanted)
     ensured_at: float | None = None
     with anyio.move_on_after(wait_s):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Literal
 
 import anyio
@@ -24,12 +23,13 @@ from qdrant_model_migration.domain.cutover import (
     reversed_moves,
     shown,
 )
-from qdrant_model_migration.domain.fence import told, why_unfenced
+from qdrant_model_migration.domain.fence import fence_told, why_unfenced
 from qdrant_model_migration.domain.migration import Migration
 from qdrant_model_migration.domain.points import tag
 from qdrant_model_migration.domain.recipe import Cutover, Moved
 from qdrant_model_migration.domain.verification import Tally
-from qdrant_model_migration.errors import ConnectionFailed, Interrupted, LeaseLost, MigrationError, Refused, TransientEmbedding
+from qdrant_model_migration.errors import ConnectionFailed, Interrupted, LeaseLost, MigrationError, NotFound, Refused, TransientEmbedding
+from qdrant_model_migration.operations.altered import told
 from qdrant_model_migration.operations.carry_back import carry_back, why_not
 from qdrant_model_migration.operations.closing import close_the_lag
 from qdrant_model_migration.operations.context import OperationContext, now
@@ -62,7 +62,7 @@ async def swap_facts(
     aliases = await targets.aliases()
     left: tuple[str, ...]
     if direction == "forward":
-        check_gates(migration, datetime.now(UTC) if checks_age else None)
+        check_gates(migration, (await context.ledger(migration.target.connection)).now() if checks_age else None)
         source = await sources.describe(migration.source.collection)
         moves, left = (
             moves_across(migration, source.aliases, aliases, await targets.collections(), alias)
@@ -112,7 +112,7 @@ async def swap_facts(
         breaks = (
             breaks_back(migration, names),
             returned(migration, lost),
-            *((told(target_name, names),) if is_fenced and unfenced is None else ()),
+            *((fence_told(target_name, names),) if is_fenced and unfenced is None else ()),
         )
         undo = (
             f"start_backfill brings {target_name!r} up to date, and a new swap moves forward again; it is refused when {target_name!r} holds writes that "
@@ -140,9 +140,12 @@ async def plan_swap(
     context: OperationContext, ledger: Ledger, migration: Migration, direction: Direction, alias: str | None, *, fence: bool = True
 ) -> SwapPlan:
     """Make and keep a plan; changes nothing."""
-    facts = await swap_facts(context, migration, direction, alias, fence=fence)
-    if direction == "back" and await why_not(context, migration) is not None:
-        facts = facts.model_copy(update={"losses": await _losses(context, migration)})
+    try:
+        facts = await swap_facts(context, migration, direction, alias, fence=fence)
+        if direction == "back" and await why_not(context, migration) is not None:
+            facts = facts.model_copy(update={"losses": await _losses(context, migration)})
+    except NotFound as error:
+        raise await told(context, migration, error) from None
     code, expires_at = await issue_plan(
         ledger,
         migration.id,

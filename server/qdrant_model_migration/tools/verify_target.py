@@ -98,7 +98,7 @@ def verified(app: App, migration: Migration, found: Verification) -> VerifyResul
         paths = ", ".join(d.path for d in found.config_diff if not d.is_intended)
         summary = f"Not complete: {'; '.join(found.problems)}. Every point is right."
         warnings.append(
-            f"The source's configuration was changed since the target was created, and repair_target changes no configuration: make these settings equal by "
+            f"The configuration of the source or of the target was changed since the target was created, and repair_target changes no configuration: make these settings equal by "
             f"hand, then verify again: {paths}."
         )
         step = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import subprocess
 import time
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 from qdrant_model_migration.errors import LeaseLost, MigrationError, Refused
@@ -47,7 +47,7 @@ class Drivers:
             return
         ledger = await self._context.ledger(migration.target.connection)
         _, lease = await ledger.lease(migration.id)
-        if not needs_driver(lease) or self._has_young_child(migration.id, lease):
+        if not needs_driver(lease, ledger.now()) or self._has_young_child(migration.id, lease):
             return
         self._spawn(migration)
 
@@ -84,7 +84,7 @@ class Drivers:
             self._inside.discard(migration.id)
 
 
-def needs_driver(lease: Lease) -> bool:
+def needs_driver(lease: Lease, now: datetime) -> bool:
     """Whether nobody seems to drive: free, owner dead, or silent for a lease time. A wrong guess costs a process that ends at once.
 
     A heartbeat from the future tells that the clocks disagree, and nothing about the driver.
@@ -93,5 +93,5 @@ def needs_driver(lease: Lease) -> bool:
 
     if lease.owner is None or is_certainly_dead(lease):
         return True
-    age_s = (datetime.now(UTC) - datetime.fromisoformat(lease.at)).total_seconds() if lease.at else 0.0
+    age_s = (now - datetime.fromisoformat(lease.at)).total_seconds() if lease.at else 0.0
     return not -lease.lease_s <= age_s <= lease.lease_s
