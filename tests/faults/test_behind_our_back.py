@@ -127,9 +127,9 @@ async def test_a_source_deleted_in_mid_backfill_leaves_what_was_copied(
 
 
 async def test_points_removed_and_altered_and_an_index_dropped_after_the_verification_stop_the_swap_and_are_told(
-    server: QdrantServer, name: str, home: Path, monkeypatch: pytest.MonkeyPatch
+    server_1_17: QdrantServer, name: str, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with scene(server, name, home, monkeypatch, points=500, writes="frozen", indexes={"n": "integer"}) as at:
+    async with scene(server_1_17, name, home, monkeypatch, points=500, writes="frozen", indexes={"n": "integer"}) as at:
         await at.start()
         await at.until_phase("backfilled")
         await at.verify_and_repair()

@@ -21,7 +21,7 @@ from tests.servers import QdrantServer
 
 
 async def test_a_full_disk_is_told_and_waited_out_past_the_lease_and_loses_nothing(
-    server: QdrantServer, name: str, home: Path, monkeypatch: pytest.MonkeyPatch
+    server_1_16: QdrantServer, name: str, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """First the target's writes are refused, as it needs the most room, then every write, so that the lease cannot be renewed either."""
     full: set[str] = set()
@@ -32,8 +32,8 @@ async def test_a_full_disk_is_told_and_waited_out_past_the_lease_and_loses_nothi
         return is_write and any(f"/collections/{collection}/points" in call.path for collection in full)
 
     rule = Rule(fault=Fault.DISK_FULL, when=is_refused)
-    with FaultProxy(server=server, rules=[rule]) as proxy:
-        async with scene(server, name, home, monkeypatch, points=600, environment=proxy.environment) as at:
+    with FaultProxy(server=server_1_16, rules=[rule]) as proxy:
+        async with scene(server_1_16, name, home, monkeypatch, points=600, environment=proxy.environment) as at:
             await at.start_elsewhere(points_per_second=300)
             async with OperationContext(read_settings(), patience_s=1.0) as context, anyio.create_task_group() as group:
                 group.start_soon(Driver(context, at.migration_id, is_stopping=is_stopping.is_set).run)
