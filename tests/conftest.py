@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import secrets
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -50,14 +49,27 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Set the markers `server` and `assets` from the fixtures that a test uses, and drop combinations that `only` excludes."""
+    """Set the markers `server` and `assets` from the fixtures that a test uses, and drop combinations that `only` excludes.
+
+    Files come in the order of the longest time that one of their tests is granted: one that takes minutes must not be begun when the others are over.
+    """
     items[:] = [item for item in items if _exists(item)]
+    granted: dict[Path, float] = {}
+    for item in items:
+        granted[item.path] = max(granted.get(item.path, 0.0), _granted_s(item))
+    items.sort(key=lambda item: -granted[item.path])
     for item in items:
         used = set(getattr(item, "fixturenames", ()))
         if used & _SERVER_FIXTURES:
             item.add_marker(pytest.mark.server)
         if used & _ASSET_FIXTURES:
             item.add_marker(pytest.mark.assets)
+
+
+def _granted_s(item: pytest.Item) -> float:
+    """The time-out that a test states for itself, and a little for `slow`."""
+    stated = item.get_closest_marker("timeout")
+    return (float(stated.args[0]) if stated is not None else 0.0) + (30.0 if item.get_closest_marker("slow") is not None else 0.0)
 
 
 def _exists(item: pytest.Item) -> bool:
@@ -116,8 +128,7 @@ def _running(server: Callable[[], QdrantServer]) -> Iterator[QdrantServer]:
     finally:
         made.stop()
         # Write-ahead logs are preallocated; pytest would keep them for three runs. The server's log stays.
-        for part in ("storage", "snapshots"):
-            shutil.rmtree(made.folder / part, ignore_errors=True)
+        made.discard()
 
 
 @pytest.fixture(scope="session")
@@ -189,8 +200,7 @@ def _running_cluster(cluster: Callable[[], QdrantCluster]) -> Iterator[QdrantClu
     finally:
         made.stop()
         for peer in made.peers:
-            for part in ("storage", "snapshots"):
-                shutil.rmtree(peer.folder / part, ignore_errors=True)
+            peer.discard()
 
 
 @pytest.fixture(scope="session")

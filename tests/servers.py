@@ -28,6 +28,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+MEMORY = Path("/dev/shm")  # noqa: S108 - a folder with a name of its own is made in it
+LEAST_MEMORY_BYTES = 6 * 1024**3
+"""What must be free there before a server keeps its storage in memory: see `_IN_MEMORY`."""
+_IN_MEMORY = {"QDRANT__STORAGE__WAL__WAL_CAPACITY_MB": "8"}
+"""Write-ahead logs are preallocated: two of 32 MB a shard would be memory."""
+
 CACHE = Path(os.environ.get("QDRANT_TEST_CACHE") or "~/.cache/qdrant-model-migration-tests").expanduser()
 _ENVIRONMENT = dict(os.environ)
 """As the person set it, for npm; the fixtures scrub the one that the tests see."""
@@ -138,6 +144,25 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def storage_beside(folder: Path) -> Path:
+    """Where a server keeps its storage: in memory where there is enough, else in `folder`.
+
+    A collection is made in an eighth of the time that a disk takes, and no test asks whether a file system keeps what was written to it: a killed
+    process loses nothing of either. What a killed test run left there is deleted.
+    """
+    try:
+        for left in MEMORY.glob("qdrant-tests-*"):
+            if not Path("/proc", left.name.split("-")[2]).exists():
+                shutil.rmtree(left, ignore_errors=True)
+        if shutil.disk_usage(MEMORY).free < LEAST_MEMORY_BYTES:
+            return folder
+        found = MEMORY / f"qdrant-tests-{os.getpid()}-{hashlib.sha256(str(folder).encode()).hexdigest()[:16]}"
+        found.mkdir(exist_ok=True)
+    except OSError:
+        return folder
+    return found
+
+
 def free_ports(count: int) -> list[int]:
     found: list[int] = []
     for port in random.sample(_PORTS, len(_PORTS)):
@@ -155,7 +180,7 @@ def free_ports(count: int) -> list[int]:
 class QdrantServer:
     """One server process with storage and ports of its own. Ports and storage outlive `stop` and `kill`: `start` goes on with both.
 
-    `folder` must be empty and is not deleted here. Options of the server itself go into `settings`
+    `folder` must be empty and is not deleted here; `storage` is, by `discard`. Options of the server itself go into `settings`
     (`{"QDRANT__SERVICE__JWT_RBAC": "true"}`); no other variable reaches it.
     """
 
@@ -170,6 +195,7 @@ class QdrantServer:
     ) -> None:
         self.version = version
         self.folder = folder
+        self.storage = storage_beside(folder)
         self.api_key = api_key
         self.read_only_key = read_only_key
         self.settings = dict(settings or {})
@@ -243,6 +269,13 @@ class QdrantServer:
         self.stop()
         self.start()
 
+    def discard(self) -> None:
+        """Delete what it stored; its log stays."""
+        for part in ("storage", "snapshots"):
+            shutil.rmtree(self.storage / part, ignore_errors=True)
+        if self.storage != self.folder:
+            shutil.rmtree(self.storage, ignore_errors=True)
+
     def _launch(self) -> subprocess.Popen[bytes]:
         self.folder.mkdir(parents=True, exist_ok=True)
         variables = {
@@ -252,8 +285,9 @@ class QdrantServer:
             "QDRANT__SERVICE__HOST": "127.0.0.1",
             "QDRANT__SERVICE__HTTP_PORT": str(self.http_port),
             "QDRANT__SERVICE__GRPC_PORT": str(self.grpc_port),
-            "QDRANT__STORAGE__STORAGE_PATH": str(self.folder / "storage"),
-            "QDRANT__STORAGE__SNAPSHOTS_PATH": str(self.folder / "snapshots"),
+            "QDRANT__STORAGE__STORAGE_PATH": str(self.storage / "storage"),
+            "QDRANT__STORAGE__SNAPSHOTS_PATH": str(self.storage / "snapshots"),
+            **(_IN_MEMORY if self.storage != self.folder else {}),
             **self.settings,
         }
         if self.api_key is not None:

@@ -174,7 +174,7 @@ async def test_the_old_collection_is_not_deleted_while_somebody_writes_to_it_and
             raise AssertionError("the last late writes were never carried over")
         assert outcome.deleted == [at.source.name]
         assert outcome.snapshot is not None
-        assert list((server.folder / "snapshots").rglob(outcome.snapshot)), "the snapshot went with the collection"
+        assert list((server.storage / "snapshots").rglob(outcome.snapshot)), "the snapshot went with the collection"
         assert (await at.migration()).phase.value == "finished"
         texts = {p["payload"]["text"] for p in at.target.points().values()}
         assert len(texts) == len(at.ids)
