@@ -20,8 +20,9 @@ import numpy as np
 import pytest
 
 from qdrant_model_migration.domain.phases import Phase
+from qdrant_model_migration.domain.records import Operation
 from qdrant_model_migration.embedders.builtin import HashingEmbedder
-from qdrant_model_migration.errors import MigrationError, Refused
+from qdrant_model_migration.errors import MigrationError
 from tests.faults.apps import OLD_SIZE, SIZE, Raw
 from tests.faults.marathon import AFTER_SWAP, KINDS, PointId, Readers, Writers
 from tests.faults.scene import Scene, scene
@@ -32,6 +33,7 @@ FIRST_SEED = int(os.environ.get("MARATHON_SEED", "1"))
 PER_SECOND = float(os.environ.get("MARATHON_RATE", "230"))
 POINTS = int(os.environ.get("MARATHON_POINTS", "20000"))
 MOST_KILLS = 5
+MOST_REFUSED = 5
 PATIENCE_S = 600.0
 
 
@@ -109,28 +111,32 @@ async def proven(at: Scene, run: Run, writers: Writers, when: str) -> None:
 async def swapped_under_writes(at: Scene, run: Run, writers: Writers) -> None:
     """A swap that is refused because the lag does not shrink is tried again as the refusal says: with slower writers."""
     writers.kinds = AFTER_SWAP
-    while True:
+    while run.refused_swaps < MOST_REFUSED:
         try:
-            code = await at.plan()
-            done = await at.operation("swap", {"direction": "forward", "alias": None, "code": code}, key=f"swap-{code}", wait_s=PATIENCE_S)
-        except (Refused, MigrationError) as error:
-            if "lag does not shrink" in str(error):
+            done = await agreed(at)
+        except MigrationError as refusal:
+            if "lag does not shrink" in str(refusal):
                 run.refused_swaps += 1
                 writers.per_second /= 2
-                assert run.refused_swaps < 5, error
             else:
-                await seen_through(at, error)
+                await seen_through(at, refusal)
             continue
         assert done.state == "done", at.log[-3000:]
         assert done.result is not None
         run.carried_over += done.result["write_gap"]["carried_over"]
         run.unresolved += done.result["write_gap"]["unresolved"]
         return
+    raise AssertionError(f"refused at {writers.per_second:.0f} writes a second still")
 
 
-async def seen_through(at: Scene, error: MigrationError) -> None:
+async def agreed(at: Scene) -> Operation:
+    code = await at.plan()
+    return await at.operation("swap", {"direction": "forward", "alias": None, "code": code}, key=f"swap-{code}", wait_s=PATIENCE_S)
+
+
+async def seen_through(at: Scene, refusal: MigrationError) -> None:
     """A verification that is no longer good enough is repeated, as a person would."""
-    assert "verif" in str(error), error
+    assert "verif" in str(refusal), refusal
     done = await at.operation("verify", {"provenance_sample": 20}, wait_s=PATIENCE_S)
     assert done.state == "done", at.log[-3000:]
 

@@ -13,6 +13,7 @@ from functools import partialmethod
 from typing import Any, TypeVar
 
 import anyio
+import anyio.lowlevel
 import pytest
 from anyio import to_thread
 
@@ -75,7 +76,7 @@ class Gate:
         """Wait until nothing of the driver runs; whether it waits for a turn."""
         quiet = 0
         while quiet < QUIET_TURNS and not self.is_over:
-            await anyio.sleep(0)
+            await anyio.lowlevel.checkpoint()
             is_busy = self._passing or to_thread.current_default_thread_limiter().borrowed_tokens
             if is_busy:
                 # In the thread of a model, or on its way to the server.

@@ -13,7 +13,8 @@ from typing import Any, Literal
 
 import pytest
 from anyio.from_thread import BlockingPortal, start_blocking_portal
-from hypothesis import HealthCheck, Phase as Stage, seed, settings
+from hypothesis import HealthCheck, seed, settings
+from hypothesis import Phase as Stage
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
 
@@ -29,7 +30,7 @@ from qdrant_model_migration.operations.swap import Direction, plan_swap
 from qdrant_model_migration.settings import Settings, read_settings
 from tests.properties.stepping import Worker, arm
 from tests.properties.world import IDS, KINDS, MODEL, NEW, Id, Kind, Raw, State, World
-from tests.servers import Answered, QdrantServer, delete_collections
+from tests.servers import QdrantServer, delete_collections
 
 EXAMPLES = int(os.environ.get("MACHINE_EXAMPLES", "8"))
 SEED = os.environ.get("MACHINE_SEED")
@@ -364,7 +365,9 @@ class Machine(RuleBasedStateMachine):
         with self.step():
             self.write_second()
 
-    @precondition(lambda self: self.phase in (Phase.TARGET_CREATED, Phase.BACKFILLING, Phase.ROLLED_BACK) or self.watch.migration.get("error"))
+    @precondition(
+        lambda self: self.phase in (Phase.TARGET_CREATED, Phase.BACKFILLING, Phase.ROLLED_BACK) or self.watch.migration.get("error")
+    )
     @rule(concurrency=st.integers(1, 2))
     def start(self, concurrency: int) -> None:
         with self.step():
@@ -554,7 +557,11 @@ class Machine(RuleBasedStateMachine):
 @pytest.fixture
 def machine(server: QdrantServer, name: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Machine]]:
     """A class of machines on one server, whose ledger all its examples share."""
-    for variable, value in {**server.environment, "QDRANT_MIGRATION_LEDGER": f"{name}-ledger", "QDRANT_MIGRATION_LEASE_SECONDS": "600"}.items():
+    for variable, value in {
+        **server.environment,
+        "QDRANT_MIGRATION_LEDGER": f"{name}-ledger",
+        "QDRANT_MIGRATION_LEASE_SECONDS": "600",
+    }.items():
         monkeypatch.setenv(variable, value)
     dead: set[str] = set()
     arm(monkeypatch, dead)
@@ -570,7 +577,7 @@ def machine(server: QdrantServer, name: str, monkeypatch: pytest.MonkeyPatch) ->
 def test_nothing_is_lost_whatever_is_written_between_the_requests_of_drivers_that_die(machine: type[Machine], strategy: str) -> None:
     machine.strategy = strategy  # type: ignore[assignment]
     # An example costs seconds: making a failing one smaller is for whoever looks into it.
-    stages = [Stage.generate] if SEED is None else [Stage.generate, Stage.shrink]
+    stages = [Stage.generate, Stage.shrink] if os.environ.get("MACHINE_SHRINK") else [Stage.generate]
     chosen = settings(
         max_examples=EXAMPLES,
         stateful_step_count=STEPS,

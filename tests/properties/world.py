@@ -21,7 +21,9 @@ Id = int | str
 Raw = dict[str, Any]
 State = dict[str, Any]
 """{"payload": …, "vector": …} as read; the vector by field name."""
-Kind = Literal["upsert", "upsert_both", "delete", "set_text", "set_other", "overwrite", "overwrite_text", "clear", "remove", "update_vector"]
+Kind = Literal[
+    "upsert", "upsert_both", "delete", "set_text", "set_other", "overwrite", "overwrite_text", "clear", "remove", "update_vector"
+]
 KINDS: tuple[Kind, ...] = (
     "upsert",
     "upsert_both",
@@ -213,7 +215,9 @@ class World:
                     vector = {"": embedded(payload["text"])}
                 elif is_target and kind == "upsert_both":
                     vector[NEW] = embedded(payload["text"])
-                self.rest.request("PUT", f"{points}?wait=true", {"points": [{"id": point_id, "payload": payload, "vector": _as_sent(vector)}]})
+                self.rest.request(
+                    "PUT", f"{points}?wait=true", {"points": [{"id": point_id, "payload": payload, "vector": _as_sent(vector)}]}
+                )
             case "delete":
                 self.rest.request("POST", f"{points}/delete?wait=true", one)
             case "set_text" | "set_other":
