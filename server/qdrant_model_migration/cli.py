@@ -98,11 +98,14 @@ def worker(
     connection: Annotated[str | None, typer.Option(help="the connection that holds the ledger; looked for when left out")] = None,
     log: Annotated[str | None, typer.Option(help="where this process's output goes, for the record")] = None,
     idle_exit: Annotated[float, typer.Option(help="leave when nothing was to do for so many seconds")] = 30.0,
+    stand_by: Annotated[
+        bool, typer.Option("--stand-by", help="only take over should the driver die while writers wait, and leave when they no longer do")
+    ] = False,
 ) -> None:
     """Drive one migration: backfill, catch up, carry out what is recorded. By hand, by cron or as a Kubernetes Job."""
     log_to_stderr()
     try:
-        anyio.run(_work, migration_id, connection, log, idle_exit)
+        anyio.run(_work, migration_id, connection, log, idle_exit, stand_by)
     except LeaseLost as error:
         logging.getLogger(__name__).info("%s", error)
     except MigrationError as error:
@@ -110,10 +113,12 @@ def worker(
         raise typer.Exit(1) from None
 
 
-async def _work(migration_id: str, connection: str | None, log: str | None, idle_exit: float) -> None:
+async def _work(migration_id: str, connection: str | None, log: str | None, idle_exit: float, stand_by: bool) -> None:
     from qdrant_model_migration.operations.context import OperationContext
     from qdrant_model_migration.operations.finding import find_migration
     from qdrant_model_migration.worker.driver import Driver
+    from qdrant_model_migration.worker.spawn import spawn_worker
+    from qdrant_model_migration.worker.standby import drive_when_needed
 
     asked = anyio.Event()
 
@@ -129,7 +134,16 @@ async def _work(migration_id: str, connection: str | None, log: str | None, idle
             if connection is None:
                 ledger, _ = await find_migration(context, migration_id)
                 connection = ledger.gateway.connection.name
-            await Driver(context, migration_id, connection=connection, log=log, is_stopping=asked.is_set, idle_exit_s=idle_exit).run()
+            driver = Driver(
+                context,
+                migration_id,
+                connection=connection,
+                log=log,
+                is_stopping=asked.is_set,
+                idle_exit_s=idle_exit,
+                stand_by=lambda migration: spawn_worker(context.settings, migration, stands_by=True),
+            )
+            await (drive_when_needed(context, driver, migration_id, connection) if stand_by else driver.run())
         except MigrationError as error:
             failure.append(error)
         group.cancel_scope.cancel()

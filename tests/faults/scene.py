@@ -172,11 +172,11 @@ class Scene:
             assert repaired.verification.is_complete, repaired
         assert (await self.migration()).phase.value == "verified"
 
-    async def plan(self, direction: Literal["forward", "back"] = "forward") -> str:
-        return (await plan_swap(self.context, self.ledger, await self.migration(), direction, None)).code
+    async def plan(self, direction: Literal["forward", "back"] = "forward", *, fence: bool = True) -> str:
+        return (await plan_swap(self.context, self.ledger, await self.migration(), direction, None, fence=fence)).code
 
-    async def swap(self, direction: Literal["forward", "back"] = "forward", *, code: str | None = None) -> SwapOutcome:
-        code = code or await self.plan(direction)
+    async def swap(self, direction: Literal["forward", "back"] = "forward", *, code: str | None = None, fence: bool = True) -> SwapOutcome:
+        code = code or await self.plan(direction, fence=fence)
         done = await self.operation("swap", {"direction": direction, "alias": None, "code": code}, key=f"swap-{code}")
         assert done.state == "done", self.log[-3000:]
         return SwapOutcome.model_validate(done.result)

@@ -93,6 +93,11 @@ async def read_status(context: OperationContext, ledger: Ledger, migration: Migr
         warnings.append(
             f"The worker on {worker.host} was last heard of {worker.heartbeat_age_s:.0f} s ago; start_backfill takes the work over, nothing is lost."
         )
+    if migration.fence is not None:
+        warnings.append(
+            f"Writes to {migration.fence.place.collection!r} are answered with 429 since {migration.fence.at}: the swap makes writers wait for some seconds. "
+            f"Where no worker runs any more, `qdrant-model-migration worker {migration.id}` lets them in again."
+        )
     answer = StatusResult(
         summary=context.notice(migration.target.connection) + _summary(migration, worker, progress, is_paused=pace.is_paused),
         warnings=warnings,

@@ -48,6 +48,8 @@ class Work:
     progress: Progress = field(default_factory=lambda: Progress(stage="starting"))
     written: dict[PointId, int] | None = None
     """Where a mapping is given: the number of the operation that wrote each point of the target."""
+    stand_by: Callable[[], object] = lambda: None
+    """Has a second driver wait, which takes over should this one die while writers wait."""
     is_source_away: bool = False
     """The other server did not answer when this was opened: the source is not described, and only what can do without it may be done."""
 

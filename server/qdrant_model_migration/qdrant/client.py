@@ -75,6 +75,10 @@ class Caller:
                 return await self._once(act)
         raise AssertionError("stamina yields at least one attempt")
 
+    async def once(self, act: Callable[[], Awaitable[T]]) -> T:
+        """As a call, but never repeated: for a request whose failure is the answer."""
+        return await self._once(act)
+
     async def _once(self, act: Callable[[], Awaitable[T]]) -> T:
         if self._check is not None:
             self._check()

@@ -31,12 +31,19 @@ async def swap_alias(
     plan: Annotated[
         str | None, Field(description="the code of the plan that the person agreed to; leave out for the plan", max_length=100)
     ] = None,
+    fence: Annotated[
+        bool,
+        Field(
+            description="of a first call: whether writers wait (answered with 429) for the seconds of the last differences, where writes go on and the server "
+            "can; false: late writes are carried over by their numbers"
+        ),
+    ] = True,
     connection: Connection = None,
 ) -> SwapResult:
     app = app_of(ctx)
     ledger, migration = await find_migration(app.context, migration_id, connection)
     if plan is None:
-        return await _planned(app, migration, direction, alias, None)
+        return await _planned(app, migration, direction, alias, None, fence=fence)
     if not is_agreed(agreement):
         return _declined(app, migration)
     done = await ledger.operation(migration.id, f"swap-{plan.strip()}")
@@ -45,7 +52,7 @@ async def swap_alias(
     if done is None or done.state == "failed":
         void = await why_void(app.context, migration, direction, alias, plan)
         if void is not None:
-            return await _planned(app, migration, direction, alias, void)
+            return await _planned(app, migration, direction, alias, void, fence=fence)
     arguments = {"direction": direction, "alias": alias, "code": plan.strip()}
     operation = await carry_out(app.context, migration, "swap", arguments, report=reporter(ctx), key=f"swap-{plan.strip()}")
     migration = await ledger.migration(migration.id)
@@ -60,9 +67,11 @@ async def swap_alias(
     return _swapped(notice, migration, direction, SwapOutcome.model_validate(operation.result))
 
 
-async def _planned(app: App, migration: Migration, direction: Direction, alias: str | None, refusal: str | None) -> SwapResult:
+async def _planned(
+    app: App, migration: Migration, direction: Direction, alias: str | None, refusal: str | None, *, fence: bool
+) -> SwapResult:
     ledger = await app.context.ledger(migration.target.connection)
-    made = await plan_swap(app.context, ledger, migration, direction, alias)
+    made = await plan_swap(app.context, ledger, migration, direction, alias, fence=fence)
     moves = "; ".join(f"{m.alias}: {m.from_collection or '(new)'} -> {m.to_collection or '(removed)'}" for m in made.moves[:MOST_NAMED])
     if (more := len(made.moves) + len(made.also) - MOST_NAMED) > 0:
         moves += f"; and {more} more aliases"
@@ -128,7 +137,7 @@ def _swapped(notice: str, migration: Migration, direction: Direction, outcome: S
     late = (
         f" Late writes: {gap.carried_over} carried over, {gap.superseded} superseded, {gap.unresolved} unresolved."
         if direction == "forward"
-        else ""
+        else f" Carried back to the old collection: {gap.carried_over}; written on both sides and left as they are: {gap.unresolved}."
     )
     warnings = list(outcome.notes)
     if gap.unresolved:

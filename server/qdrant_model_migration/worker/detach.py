@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import subprocess
-import sys
 import time
 from datetime import UTC, datetime
 
@@ -12,9 +11,9 @@ from qdrant_model_migration.domain.migration import Migration
 from qdrant_model_migration.domain.records import Lease
 from qdrant_model_migration.errors import LeaseLost, MigrationError, Refused
 from qdrant_model_migration.operations.context import OperationContext
-from qdrant_model_migration.settings import child_environment
 from qdrant_model_migration.worker.driver import Driver
 from qdrant_model_migration.worker.lease import is_certainly_dead
+from qdrant_model_migration.worker.spawn import spawn_worker
 
 LOG = logging.getLogger(__name__)
 RESPAWN_S = 15.0
@@ -61,22 +60,7 @@ class Drivers:
         return child.poll() is None and lease.pid != child.pid and time.monotonic() - started < RESPAWN_S
 
     def _spawn(self, migration: Migration) -> None:
-        """Start `qdrant-model-migration worker <id>` detached: own session, no terminal, keys by environment only."""
-        folder = self._context.settings.log_directory
-        folder.mkdir(parents=True, exist_ok=True)
-        log = folder / f"{migration.id}.log"
-        command = [sys.executable, "-m", "qdrant_model_migration", "worker", migration.id, "--connection", migration.target.connection]
-        detached: dict[str, object] = {"creationflags": 0x00000008 | 0x00000200} if sys.platform == "win32" else {"start_new_session": True}
-        with log.open("ab") as out:
-            child = subprocess.Popen(  # type: ignore[call-overload]  # noqa: S603 - our own interpreter and module, an id from the ledger
-                [*command, "--log", str(log)],
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=out,
-                cwd=folder,
-                env=child_environment(),
-                **detached,
-            )
+        child = spawn_worker(self._context.settings, migration)
         if migration.id in self._children:
             self._former.append(self._children[migration.id][0])
         self._former = [former for former in self._former if former.poll() is None]

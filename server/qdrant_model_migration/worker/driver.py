@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from functools import partial
 
 import anyio
 
@@ -15,6 +16,7 @@ from qdrant_model_migration.domain.records import Operation
 from qdrant_model_migration.errors import ConnectionFailed, Interrupted, LeaseLost, MigrationError, Refused, TransientEmbedding
 from qdrant_model_migration.operations.catch_up import catch_up_pass
 from qdrant_model_migration.operations.context import OperationContext
+from qdrant_model_migration.operations.fencing import lift_fence
 from qdrant_model_migration.operations.sweep import has_numbers, written_since
 from qdrant_model_migration.operations.work import Work, open_work
 from qdrant_model_migration.qdrant.probe import prove_fill, prove_guard
@@ -54,6 +56,7 @@ class Driver:
         log: str | None = None,
         is_stopping: Callable[[], bool] = lambda: False,
         idle_exit_s: float = 30.0,
+        stand_by: Callable[[Migration], object] | None = None,
     ) -> None:
         self._context = context
         self._id = migration_id
@@ -61,6 +64,7 @@ class Driver:
         self._log = log
         self._is_asked_to_stop = is_stopping
         self._idle_exit_s = idle_exit_s
+        self._stand_by = stand_by
         self._is_lost = False
         self._has_stopped = False
         self._is_awaited = False
@@ -139,6 +143,8 @@ class Driver:
         work = await open_work(self._context, await ledger.migration(self._id), check, held.epoch)
         # Every try of a request is checked: a retry may come long after the check before the first one.
         work.target = work.target.guarded(go_on)
+        if self._stand_by is not None:
+            work.stand_by = partial(self._stand_by, work.migration)
         return work
 
     async def _beat(self, held: HeldLease, work: Work) -> None:
@@ -235,9 +241,14 @@ class Driver:
             # What does not need it goes on: an old server that was switched off must not keep a migration from being ended.
             await work.find_source()
         if pending:
-            await carry_out(work, await chosen(work, pending))
+            operation = await chosen(work, pending)
+            if operation.kind != "swap":
+                await lift_fence(work)
+            await carry_out(work, operation)
             return "worked"
         work.migration = await work.ledger.migration(self._id)
+        # Of a driver that died while writers waited.
+        await lift_fence(work)
         work.pace = await work.ledger.pace(self._id)
         if work.pace.is_paused or work.migration.error:
             work.progress.stage = "paused" if work.pace.is_paused else "stopped"
