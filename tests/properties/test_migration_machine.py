@@ -263,7 +263,7 @@ class Machine(RuleBasedStateMachine):
         self.call(lambda: start_backfill(self.context, migration_id=self.id, concurrency=concurrency))
         self.is_paused = False
 
-    def ask(self, kind: OperationKind, direction: Direction = "forward") -> None:
+    def ask(self, kind: OperationKind, direction: Direction = "forward", *, fence: bool = True) -> None:
         """Request an operation as a call does. A swap is planned, and agreed to, first.
 
         Raises:
@@ -275,7 +275,7 @@ class Machine(RuleBasedStateMachine):
             arguments: dict[str, Any] = {"provenance_sample": 100}
             key = operation_key(kind, arguments)
             if kind == "swap":
-                plan = await plan_swap(self.context, ledger, await ledger.migration(self.id), direction, None)
+                plan = await plan_swap(self.context, ledger, await ledger.migration(self.id), direction, None, fence=fence)
                 arguments, key = {"direction": direction, "alias": None, "code": plan.code}, f"swap-{plan.code}"
             await ledger.request(self.id, Operation(key=key, kind=kind, arguments=arguments, requested_at=now()))
 
@@ -439,16 +439,16 @@ class Machine(RuleBasedStateMachine):
             self.ask(kind)
 
     @precondition(lambda self: self.phase is Phase.VERIFIED and self.intent is None)
-    @rule()
-    def ask_to_swap(self) -> None:
+    @rule(fence=st.booleans())
+    def ask_to_swap(self, fence: bool) -> None:
         with self.step():
-            self.ask("swap")
+            self.ask("swap", fence=fence)
 
     @precondition(lambda self: self.phase is Phase.CUT_OVER and self.intent is None and not self.pending)
-    @rule()
-    def ask_to_roll_back(self) -> None:
+    @rule(fence=st.booleans())
+    def ask_to_roll_back(self, fence: bool) -> None:
         with self.step():
-            self.ask("swap", "back")
+            self.ask("swap", "back", fence=fence)
 
     @precondition(lambda self: self.phase is Phase.ROLLED_BACK and bool(self.world.fixed))
     @rule()

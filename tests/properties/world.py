@@ -6,12 +6,13 @@ import math
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from typing import Any, Literal
 
 import numpy as np
 
 from qdrant_model_migration.embedders.builtin import HashingEmbedder
-from tests.servers import KeptAlive, QdrantServer
+from tests.servers import Answered, KeptAlive, QdrantServer
 
 SIZE = 64
 MODEL = f"builtin:hashing-{SIZE}"
@@ -145,7 +146,8 @@ class World:
             return False
         if now is None:
             kind = "upsert"
-        self._send(self.source, kind, point_id, is_target=False)
+        if not self._send(self.source, kind, point_id, is_target=False):
+            return False
         self.late.add(point_id)
         payload = self._payload(kind, now["payload"] if now else {})
         if kind == "delete":
@@ -168,7 +170,8 @@ class World:
             return False
         if point_id in self.pending:
             self.mirror(point_id)
-        self._send(self.alias, kind, point_id, is_target=True)
+        if not self._send(self.alias, kind, point_id, is_target=True):
+            return False
         self.fixed[point_id] = self.read(self.target, [point_id]).get(point_id)
         return True
 
@@ -203,8 +206,18 @@ class World:
             )
             self.held[point_id] = made
 
-    def _send(self, collection: str, kind: Kind, point_id: Id, *, is_target: bool) -> None:
+    def _send(self, collection: str, kind: Kind, point_id: Id, *, is_target: bool) -> bool:
+        """Whether the write was accepted; writers are made to wait while the readers move."""
         self.number += 1
+        try:
+            self._request(collection, kind, point_id, is_target=is_target)
+        except Answered as error:
+            if error.status != HTTPStatus.TOO_MANY_REQUESTS:
+                raise
+            return False
+        return True
+
+    def _request(self, collection: str, kind: Kind, point_id: Id, *, is_target: bool) -> None:
         points = f"/collections/{collection}/points"
         one: Raw = {"points": [point_id]}
         match kind:
