@@ -129,6 +129,29 @@ async def test_a_rollback_and_a_second_swap_lose_none_of_three_rounds_of_writes(
     assert texts == {1: "first round 1", 2: "second round 2", 3: "third round 3", 4: "third round 4", 5: "third round 5"}
 
 
+async def test_only_what_both_sides_were_written_to_keeps_the_target_from_being_brought_up_to_date(
+    server: QdrantServer, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened(backend_of(server, name), monkeypatch) as context:
+        work = await swapped(context, name, **KNOWN)
+        await to_target(work, 5, {"text": "through the alias"})
+        await to_target(work, 9, {"text": "through the alias"})
+        await to_source(work, 9, {"text": "written late"})
+        await swap(work, "back")
+        await to_source(work, 5, {"text": "edited since the rollback"})
+        work.context.ensure_driver = _nobody
+        await start_backfill(context, migration_id=work.id)
+        found = await driven_until(work, Phase.BACKFILLED)
+        assert found.phase is Phase.ROLLED_BACK
+        assert found.error is not None
+        assert "1 points" in found.error
+        assert "i:9 " in found.error
+        await to_source(work, 9, {"text": "through the alias"})
+        await start_backfill(context, migration_id=work.id)
+        assert (await driven_until(work, Phase.BACKFILLED)).phase is Phase.BACKFILLED
+        assert (await held(work))[5].payload == {"text": "edited since the rollback"}
+
+
 async def _nobody(_: Any) -> None:
     """Starts no driver."""
 

@@ -116,7 +116,9 @@ async def test_limits_that_are_set_but_not_enforced_keep_the_writers_from_being_
         assert strict_mode(server, work.migration.source.collection) == {"enabled": False, "max_query_limit": 5}
 
 
-@pytest.mark.parametrize("failure", ["passes that never end clean", "a plan that is void", "an alias that cannot be moved"])
+@pytest.mark.parametrize(
+    "failure", ["passes that never end clean", "a plan that is void", "an alias that cannot be moved", "a fence that is up for too long"]
+)
 async def test_a_swap_that_fails_while_writers_wait_lets_them_in_and_moves_nothing(
     server: QdrantServer, name: str, monkeypatch: pytest.MonkeyPatch, failure: str
 ) -> None:
@@ -146,6 +148,10 @@ async def test_a_swap_that_fails_while_writers_wait_lets_them_in_and_moves_nothi
             ):
                 await swap(work, code=plan.code)
             before[f"{name}-other"] = work.migration.source.collection
+        elif failure == "a fence that is up for too long":
+            monkeypatch.setattr(fencing, "TIGHT_S", 0.0)
+            with pytest.raises(Refused, match="could not be moved within 0 s"):
+                await swap(work, code=plan.code)
         else:
             with (
                 acting_before(monkeypatch, work.target, "point_alias", nothing_more),

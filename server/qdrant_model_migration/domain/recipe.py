@@ -108,3 +108,7 @@ class Cutover(BaseModel):
     A point whose last operation is ours was not written through the alias since."""
     returned: WriteGap | None = None
     """What of the writes that the target got while it served a rollback carried back."""
+    have_writers_waited: bool = False
+    """The app could not write to the target between that and the move of the aliases."""
+    conflicts: tuple[str, ...] = ()
+    """Points that a rollback left as they were on each side: the target holds a write that exists nowhere else."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 from qdrant_model_migration.domain.carry_back import fate_back, why_not_carried_back
@@ -33,25 +34,32 @@ async def why_not(context: OperationContext, migration: Migration) -> str | None
     return why_not_carried_back(migration, is_numbered=has_numbers(source, target))
 
 
-async def carry_back(work: Work) -> WriteGap:
-    """One pass: write to the source what came through the alias; list what both sides got. Nothing is written to the target."""
+async def carry_back(work: Work) -> tuple[WriteGap, tuple[str, ...]]:
+    """One pass: write to the source what came through the alias. Nothing is written to the target.
+
+    Returns:
+        The counts, and every point, tagged, that stays as it is on each side: both sides got a write, or the old model cannot embed it.
+    """
     work.progress.stage = "carrying writes back to the old collection"
     cutover = work.migration.cutover
     assert cutover is not None
-    gap = WriteGap()
+    gap, conflicts = WriteGap(), dict[PointId, str]()
     pending: list[Difference] = []
     async for difference in differences(work, await expectation(work, checks_made=False), Tally()):
         pending.append(difference)
         if len(pending) >= PAGE:
-            await _carry(work, pending, cutover, gap)
+            gap.carried_over += await _carry(work, pending, cutover, conflicts)
             pending = []
-    await _carry(work, pending, cutover, gap)
-    return gap
+    gap.carried_over += await _carry(work, pending, cutover, conflicts)
+    gap.unresolved = len(conflicts)
+    gap.unresolved_samples = [f"{tag(i)} ({why})" for i, why in islice(conflicts.items(), SAMPLES)]
+    return gap, tuple(map(tag, conflicts))
 
 
-async def _carry(work: Work, found: Sequence[Difference], cutover: Cutover, gap: WriteGap) -> None:
+async def _carry(work: Work, found: Sequence[Difference], cutover: Cutover, conflicts: dict[PointId, str]) -> int:
+    """Carry back what may be; how many points that were."""
     if not found:
-        return
+        return 0
     ids = [d.id for d in found]
     sources = await work.source.points.versions(work.source_collection.name, ids)
     targets = await work.target.points.versions(work.migration.target.collection, ids)
@@ -68,11 +76,10 @@ async def _carry(work: Work, found: Sequence[Difference], cutover: Cutover, gap:
         if fate == "back":
             back.append(difference)
         elif fate == "conflict":
-            _list(gap, difference.id, difference.why)
+            conflicts[difference.id] = difference.why
     name = work.migration.source.collection
     written, failed = await _as_source(work, back)
-    for point_id, reason in failed.items():
-        _list(gap, point_id, reason)
+    conflicts |= failed
     new = [point for point, seen in written if seen is None]
     changed = [(point, seen.payload) for point, seen in written if seen is not None]
     gone = [d.source for d in back if d.kind is Kind.MISSING and d.source is not None]
@@ -85,13 +92,7 @@ async def _carry(work: Work, found: Sequence[Difference], cutover: Cutover, gap:
     for start in range(0, len(gone), WRITTEN_AT_ONCE):
         work.check()
         await work.source.points.delete_all_if(name, gone[start : start + WRITTEN_AT_ONCE])
-    gap.carried_over += len(written) + len(gone)
-
-
-def _list(gap: WriteGap, point_id: PointId, why: str) -> None:
-    gap.unresolved += 1
-    if len(gap.unresolved_samples) < SAMPLES:
-        gap.unresolved_samples.append(f"{tag(point_id)} ({why})")
+    return len(written) + len(gone)
 
 
 async def _as_source(work: Work, back: Sequence[Difference]) -> tuple[list[tuple[Point, Point | None]], dict[PointId, str]]:

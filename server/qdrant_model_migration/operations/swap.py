@@ -34,12 +34,11 @@ from qdrant_model_migration.operations.carry_back import carry_back, why_not
 from qdrant_model_migration.operations.closing import close_the_lag
 from qdrant_model_migration.operations.context import OperationContext, now
 from qdrant_model_migration.operations.diff import differences, expectation
-from qdrant_model_migration.operations.fencing import lift_fence, raise_fence
+from qdrant_model_migration.operations.fencing import check_fence_age, lift_fence, raise_fence
 from qdrant_model_migration.operations.plans import issue_plan, redeem
 from qdrant_model_migration.operations.speed import check_speed
-from qdrant_model_migration.operations.sweep import forget_own_numbers, has_numbers, sweep_until_quiet
+from qdrant_model_migration.operations.sweep import MOST_CARRIED, forget_own_numbers, has_numbers, sweep_until_quiet
 from qdrant_model_migration.operations.work import Work, open_work, read_only_check
-from qdrant_model_migration.qdrant.gateway import Gateway
 from qdrant_model_migration.qdrant.ledger import Ledger
 from qdrant_model_migration.results import SwapOutcome, SwapPlan, WriteGap
 
@@ -62,7 +61,6 @@ async def swap_facts(
     sources, targets = await context.gateway(migration.source.connection), await context.gateway(migration.target.connection)
     aliases = await targets.aliases()
     left: tuple[str, ...]
-    losses: tuple[str, ...] = ()
     if direction == "forward":
         check_gates(migration, datetime.now(UTC) if checks_age else None)
         source = await sources.describe(migration.source.collection)
@@ -111,7 +109,6 @@ async def swap_facts(
         unfenced = why_unfenced(target, is_embedded=targets.connection.is_embedded) if is_fenced else None
         lost = await why_not(context, migration)
         is_fenced = is_fenced and lost is None
-        losses = await _losses(context, migration, sources, target_name) if lost is not None else ()
         breaks = (
             breaks_back(migration, names),
             returned(migration, lost),
@@ -134,7 +131,6 @@ async def swap_facts(
         breaks=breaks,
         undo=undo,
         is_fenced=is_fenced and unfenced is None,
-        losses=losses,
         source_points=await sources.points.count(migration.source.collection),
         target_points=await targets.points.count(migration.target.collection),
     )
@@ -145,6 +141,8 @@ async def plan_swap(
 ) -> SwapPlan:
     """Make and keep a plan; changes nothing."""
     facts = await swap_facts(context, migration, direction, alias, fence=fence)
+    if direction == "back" and await why_not(context, migration) is not None:
+        facts = facts.model_copy(update={"losses": await _losses(context, migration)})
     code, expires_at = await issue_plan(
         ledger,
         migration.id,
@@ -265,6 +263,7 @@ async def _prepared(work: Work, direction: Direction, alias: str | None, code: s
     if void is not None:
         raise Refused(f"Nothing was changed: {void}.")
     facts = await swap_facts(work.context, work.migration, direction, alias, fence=fence, checks_age=False)
+    check_fence_age(work)
     if direction == "forward":
         target_mark = await work.target.points.watermark(work.migration.target.collection)
         written, work.written = work.written or {}, None
@@ -286,17 +285,17 @@ async def _returned(work: Work, *, is_fenced: bool) -> Cutover | None:
     if cutover is None or await why_not(work.context, work.migration) is not None:
         return cutover
     mark = await raise_fence(work, work.migration.target) if is_fenced else None
-    gap, total = WriteGap(), 0
+    gap, conflicts, total = WriteGap(), tuple[str, ...](), 0
     for _ in range(MOST_RETURNS):
-        gap = await carry_back(work)
+        gap, conflicts = await carry_back(work)
         total += gap.carried_over
         if gap.carried_over == 0:
             break
     gap = gap.model_copy(update={"carried_over": total})
-    update: dict[str, object] = {"returned": gap}
-    if is_fenced and gap.unresolved == 0:
-        # Both sides are equal at this moment: whatever is written from now on is newer than anything that the target got.
-        update |= {"source_watermark": await work.source_mark(), "target_watermark": mark, "carried": {}}
+    update: dict[str, object] = {"returned": gap, "have_writers_waited": is_fenced}
+    if is_fenced and len(conflicts) <= MOST_CARRIED:
+        # But for the conflicts both sides are equal at this moment: whatever is written from now on is newer than what the target got.
+        update |= {"source_watermark": await work.source_mark(), "target_watermark": mark, "carried": {}, "conflicts": conflicts}
     return cutover.model_copy(update=update)
 
 
@@ -306,18 +305,17 @@ async def _after_the_return(work: Work) -> WriteGap:
     if cutover is None or cutover.returned is None:
         return WriteGap()
     gap = cutover.returned
-    if work.migration.writes != "frozen" and not work.source.connection.is_embedded:
-        late = await carry_back(work)
+    if work.migration.writes != "frozen" and not cutover.have_writers_waited:
+        late, _ = await carry_back(work)
         gap = late.model_copy(update={"carried_over": gap.carried_over + late.carried_over})
         await forget_own_numbers(work)
     await work.record("carried_back", f"carried back {gap.carried_over}, unresolved {gap.unresolved}")
     return gap
 
 
-async def _losses(context: OperationContext, migration: Migration, sources: Gateway, target: str) -> tuple[str, ...]:
+async def _losses(context: OperationContext, migration: Migration) -> tuple[str, ...]:
     """How many points differ, where nothing of them is carried back: counted within seconds, or said to be more."""
-    check = read_only_check
-    work = await open_work(context, migration, check)
+    work = await open_work(context, migration, read_only_check)
     tally, samples = Tally(), list[str]()
     with anyio.move_on_after(COUNT_S) as scope:
         async for difference in differences(work, await expectation(work, checks_made=False), tally):
@@ -327,7 +325,9 @@ async def _losses(context: OperationContext, migration: Migration, sources: Gate
     if not found:
         return () if not scope.cancelled_caught else (f"How many points differ could not be counted within {COUNT_S:.0f} s.",)
     least = "at least " if scope.cancelled_caught else ""
-    return (f"Just now {least}{found} points of {target!r} differ from {migration.source.collection!r}, for example {', '.join(samples)}.",)
+    return (
+        f"Just now {least}{found} points of {migration.target.collection!r} differ from {migration.source.collection!r}, for example {', '.join(samples)}.",
+    )
 
 
 async def _interrupted(work: Work, direction: Direction) -> tuple[Moved, ...] | None:

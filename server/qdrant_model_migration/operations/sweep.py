@@ -156,7 +156,7 @@ async def written_since(work: Work) -> list[str]:
         for difference in pending:
             ours = cutover.carried.get(tag(difference.id))
             fate = fate_of(difference.kind, sources.get(difference.id), targets.get(difference.id), cutover, ours)
-            if fate != "carry" or not is_numbered:
+            if fate != "carry" or not is_numbered or tag(difference.id) in cutover.conflicts:
                 found.append(f"{tag(difference.id)} ({difference.why})")
         pending.clear()
 
