@@ -180,7 +180,7 @@ def arm(monkeypatch: pytest.MonkeyPatch, dead: set[str]) -> None:
     package = "qdrant_model_migration"
     monkeypatch.setattr(f"{package}.worker.lease.is_certainly_dead", lambda lease: lease.owner in dead)
     monkeypatch.setattr(f"{package}.worker.pipeline.range_size", lambda points: RANGE)
-    for constant in ("work.PAGE", "catch_up.PAGE", "sweep.PAGE", "verify.PAGE", "filling.WINDOW", "verify_filled.WINDOW"):
+    for constant in ("work.PAGE", "catch_up.SETTLED_AT_ONCE", "sweep.PAGE", "verify.PAGE", "filling.WINDOW", "verify_filled.WINDOW"):
         monkeypatch.setattr(f"{package}.operations.{constant}", WINDOW)
     monkeypatch.setattr(f"{package}.worker.pipeline.WINDOW", WINDOW)
     monkeypatch.setattr(f"{package}.operations.writing.UPSERT_POINTS", 2)
