@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import http
+import http.client
 import json
 import os
 import platform
@@ -336,6 +338,46 @@ def request(url: str, *, method: str = "GET", body: object = None, api_key: str 
         return json.loads(text)
     except json.JSONDecodeError:
         return text
+
+
+class Answered(OSError):
+    """The server answered with an error."""
+
+    def __init__(self, status: int, text: str) -> None:
+        super().__init__(f"answered {status}: {text[:500]}")
+        self.status = status
+
+
+class KeptAlive:
+    """REST over one connection that stays open, for those who make many small requests; of one thread."""
+
+    def __init__(self, server: QdrantServer) -> None:
+        self._connection = http.client.HTTPConnection("127.0.0.1", server.http_port, timeout=60)
+
+    def request(self, method: str, path: str, body: object = None) -> Any:
+        """The result of the answer.
+
+        Raises:
+            Answered: with an error.
+        """
+        data = None if body is None else json.dumps(body)
+        try:
+            return self._once(method, path, data)
+        except (http.client.RemoteDisconnected, ConnectionError):
+            # Closed by the server while nothing was asked.
+            self.close()
+            return self._once(method, path, data)
+
+    def _once(self, method: str, path: str, data: str | None) -> Any:
+        self._connection.request(method, path, data, {"Content-Type": "application/json"})
+        answer = self._connection.getresponse()
+        text = answer.read().decode()
+        if answer.status != http.HTTPStatus.OK:
+            raise Answered(answer.status, f"{method} {path}: {text}")
+        return json.loads(text)["result"]
+
+    def close(self) -> None:
+        self._connection.close()
 
 
 def delete_collections(url: str, containing: str, api_key: str | None = None) -> None:

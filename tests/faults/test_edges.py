@@ -12,12 +12,13 @@ import pytest
 
 from qdrant_model_migration.domain.migration import Migration
 from qdrant_model_migration.domain.phases import Phase
-from qdrant_model_migration.domain.points import Point
+from qdrant_model_migration.domain.points import Payload, Point
 from qdrant_model_migration.domain.ranges import Range
 from qdrant_model_migration.domain.records import Operation
 from qdrant_model_migration.domain.verification import wrong_share_upper_bound
 from qdrant_model_migration.errors import AlreadyExists, MigrationError, Refused, RequestRejected
 from qdrant_model_migration.operations import requests
+from qdrant_model_migration.operations import swap as swap_operation
 from qdrant_model_migration.operations.backfill import start_backfill
 from qdrant_model_migration.operations.context import OperationContext, now
 from qdrant_model_migration.operations.create_target import Request, create_target
@@ -154,6 +155,51 @@ async def test_a_backfill_after_a_rollback_without_newer_writes_goes_on_to_a_new
         target = await held(work)
     assert target[7].payload["text"] == "edited since"
     assert 8 not in target
+
+
+def textless(n: int) -> Payload:
+    """Three points hold nothing to embed: neither side of a swap has a vector of the new model for them."""
+    return {"n": n} if n in (5, 6, 7) else {"text": text(n), "n": n}
+
+
+async def test_a_late_write_to_a_point_without_a_text_is_carried_over_and_one_through_the_alias_wins(
+    backend: Backend, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Searches do not find a point without a vector, and so do not tell the number of its last operation."""
+    async with opened(backend, monkeypatch) as context:
+        work = await verified(context, name, seeded={"payload": textless})
+
+        async def late() -> None:
+            await to_source(work, 5, {"n": "late"})
+            await to_source(work, 6, {"n": "late"})
+
+        async def newer() -> None:
+            await work.target.points.write(work.migration.target.collection, [Point(id=6, payload={"n": "through the alias"})])
+            await work.target.points.delete_if(work.migration.target.collection, 7, observed={})
+
+        code = await swap_plan(work, fence=False)
+        with acting_before(monkeypatch, swap_operation, "_move", late), acting_before(monkeypatch, swap_operation, "_swept", newer):
+            outcome = await swap(work, code=code)
+        target = await held(work)
+    gap = outcome.write_gap
+    assert (gap.carried_over, gap.superseded, gap.unresolved) == (1, 1, 0)
+    assert (target[5].payload, target[6].payload) == ({"n": "late"}, {"n": "through the alias"})
+    assert 7 not in target
+
+
+async def test_after_a_rollback_an_edit_of_a_point_without_a_text_is_told_from_a_write_through_the_alias(
+    backend: Backend, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened(backend, monkeypatch) as context:
+        work = await swapped(context, name, seeded={"payload": textless})
+        await swap(work, "back")
+        await to_source(work, 5, {"n": "edited since"})
+        work.context.ensure_driver = _nobody
+        await start_backfill(context, migration_id=work.id)
+        found = await driven_until(work, Phase.BACKFILLED)
+        target = await held(work)
+    assert (found.phase, found.error) == (Phase.BACKFILLED, None)
+    assert target[5].payload == {"n": "edited since"}
 
 
 async def test_after_a_rollback_between_sharded_collections_the_refusal_does_not_blame_the_alias(

@@ -335,7 +335,7 @@ async def test_a_shard_that_moves_to_another_peer_is_numbered_anew(
         mark = await gateway.points.watermark(name)
         await gateway.points.write(name, [point(1, None, late=True)])
         assert mark is not None
-        assert (await gateway.points.versions(name, [1], using="d", size=2))[1] > mark
+        assert (await gateway.points.versions(name, [1]))[1] > mark
         (replica,) = await gateway.replicas(name)
         status = await gateway.call.rest.cluster_status()
         assert isinstance(status, models.ClusterStatusOneOf1)
@@ -349,7 +349,7 @@ async def test_a_shard_that_moves_to_another_peer_is_numbered_anew(
                 break
             await anyio.sleep(0.1)
         assert left == [(other, "Active")]
-        assert (await gateway.points.versions(name, [1], using="d", size=2))[1] < mark
+        assert (await gateway.points.versions(name, [1]))[1] < mark
 
 
 async def test_nothing_is_ready_before_every_replica_is_active(new_cluster: NewCluster, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -385,11 +385,11 @@ async def test_grey_is_woken_in_every_shard(cluster: QdrantCluster, name: str, m
         await make(gateway, f"{name}-custom", "eu", "us")
         for collection, keys in ((f"{name}-auto", (None, None)), (f"{name}-custom", ("eu", "us"))):
             await gateway.points.write(collection, [point(n, keys[n % 2]) for n in range(40)])
-            before = await gateway.points.versions(collection, range(40), using="d", size=2)
+            before = await gateway.points.versions(collection, range(40))
             for _ in range(5):
                 await gateway.points.wake(collection)
             await gateway.points.write(collection, [point(n, keys[n % 2]) for n in range(40)])
-            after = await gateway.points.versions(collection, range(40), using="d", size=2)
+            after = await gateway.points.versions(collection, range(40))
             assert all(after[n] >= before[n] + 6 for n in range(40))
             assert await gateway.points.count(collection) == 40
 

@@ -187,14 +187,14 @@ async def test_of_many_writes_at_once_each_has_its_own_guard_and_number(
         await gateway.create_collection(name, {"vectors": {"size": 2, "distance": "Dot"}})
         await gateway.points.write(name, [Point(id=i, payload=BASE, vectors=vectors) for i in as_seen])
         await gateway.points.write(name, [Point(id=i, payload=EDITS["integer"], vectors=vectors) for i in edited])
-        before = {} if any_qdrant.is_embedded else await gateway.points.versions(name, ids, using="", size=2)
+        before = {} if any_qdrant.is_embedded else await gateway.points.versions(name, ids)
         numbers = await gateway.points.replace_all(name, [(Point(id=i, payload=WANTED, vectors=vectors), BASE) for i in ids])
         assert {i: p.payload for i, p in (await gateway.points.retrieve(name, ids)).items()} == {
             **dict.fromkeys(as_seen, WANTED),
             **dict.fromkeys(edited, EDITS["integer"]),
         }
         if not any_qdrant.is_embedded:
-            after = await gateway.points.versions(name, ids, using="", size=2)
+            after = await gateway.points.versions(name, ids)
             assert {i: after[i] for i in as_seen} == {i: numbers[i] for i in as_seen}
             assert {i: after[i] for i in edited} == {i: before[i] for i in edited}
         await gateway.points.delete_all_if(name, [Point(id=i, payload=WANTED) for i in ids])

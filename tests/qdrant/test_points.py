@@ -208,7 +208,7 @@ async def test_a_strict_collection_tells_the_numbers_of_its_operations(
         await gateway.create_collection(name, {"vectors": {"size": 2, "distance": "Cosine"}, "shard_number": 1})
         await gateway.points.write(name, [Point(id=n, payload={}, vectors={"": [1.0, float(n)]}) for n in range(60)])
         await gateway.update(name, {"strict_mode": {"enabled": True, **strict}})
-        versions = await gateway.points.versions(name, list(range(62)), using="", size=2)
+        versions = await gateway.points.versions(name, list(range(62)))
     assert set(versions) == set(range(60))
 
 

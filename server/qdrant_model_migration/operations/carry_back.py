@@ -19,7 +19,7 @@ from qdrant_model_migration.domain.verification import Difference, Kind, Tally
 from qdrant_model_migration.embedders.retrying import embed_resilient
 from qdrant_model_migration.operations.context import OperationContext
 from qdrant_model_migration.operations.diff import differences, expectation
-from qdrant_model_migration.operations.sweep import SAMPLES, has_numbers, versions_of
+from qdrant_model_migration.operations.sweep import SAMPLES, has_numbers
 from qdrant_model_migration.operations.work import PAGE, Work
 from qdrant_model_migration.operations.writing import as_stored
 from qdrant_model_migration.results import WriteGap
@@ -61,8 +61,8 @@ async def _carry(work: Work, found: Sequence[Difference], cutover: Cutover, conf
     if not found:
         return 0
     ids = [d.id for d in found]
-    sources = await versions_of(work.source, work.source_collection, ids)
-    targets = await versions_of(work.target, await work.target.describe(work.migration.target.collection), ids)
+    sources = await work.source.points.versions(work.source_collection.name, ids)
+    targets = await work.target.points.versions(work.migration.target.collection, ids)
     back: list[Difference] = []
     for difference in found:
         fate = fate_back(

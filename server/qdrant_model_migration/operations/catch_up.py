@@ -16,12 +16,14 @@ from qdrant_model_migration.domain.verification import Difference, Expectation, 
 from qdrant_model_migration.errors import MigrationError
 from qdrant_model_migration.operations.context import now
 from qdrant_model_migration.operations.diff import confirmed, differences, expectation
-from qdrant_model_migration.operations.work import PAGE, Work
+from qdrant_model_migration.operations.work import Work
 from qdrant_model_migration.operations.writing import account, insert_points, make_points
 from qdrant_model_migration.results import Lag, Repaired
 
 SETTLE_S = 1.0
 """Between the two looks while an app writes."""
+SETTLED_AT_ONCE = 2048
+"""Differences that wait for their second look together: with a page of them a pass could never put right more than a page a second."""
 CONCURRENT_WRITES = 4
 REWRITTEN_AT_ONCE = 32
 """Guarded writes a request, each with a filter of its own."""
@@ -40,7 +42,7 @@ async def catch_up_pass(work: Work, *, checks_made: bool = False, is_quiet: bool
     pending: list[Difference] = []
     async for difference in differences(work, expected, tally):
         pending.append(difference)
-        if len(pending) >= PAGE:
+        if len(pending) >= SETTLED_AT_ONCE:
             await settle(work, expected, pending, repaired, is_quiet=is_quiet)
             pending = []
         work.progress.read = tally.source_points

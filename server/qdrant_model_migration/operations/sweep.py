@@ -24,7 +24,6 @@ from qdrant_model_migration.operations.catch_up import delete_extra, insert_miss
 from qdrant_model_migration.operations.context import now
 from qdrant_model_migration.operations.diff import differences, expectation
 from qdrant_model_migration.operations.work import PAGE, Work
-from qdrant_model_migration.qdrant.gateway import Gateway
 from qdrant_model_migration.results import WriteGap
 
 SAMPLES = 10
@@ -152,8 +151,8 @@ async def written_since(work: Work) -> list[str]:
 
     async def look() -> None:
         ids = [d.id for d in pending]
-        sources = await versions_of(work.source, work.source_collection, ids) if is_numbered else {}
-        targets = await versions_of(work.target, target, ids) if is_numbered else {}
+        sources = await work.source.points.versions(work.source_collection.name, ids) if is_numbered else {}
+        targets = await work.target.points.versions(target.name, ids) if is_numbered else {}
         for difference in pending:
             ours = cutover.carried.get(tag(difference.id))
             fate = fate_of(difference.kind, sources.get(difference.id), targets.get(difference.id), cutover, ours)
@@ -206,8 +205,8 @@ async def _decide(
     cutover = work.migration.cutover
     assert cutover is not None
     ids = [d.id for d in found]
-    sources = await versions_of(work.source, work.source_collection, ids) if is_numbered else {}
-    targets = await versions_of(work.target, target, ids) if is_numbered else {}
+    sources = await work.source.points.versions(work.source_collection.name, ids) if is_numbered else {}
+    targets = await work.target.points.versions(target.name, ids) if is_numbered else {}
     carried: list[Difference] = []
     for difference in found:
         ours = cutover.carried.get(tag(difference.id))
@@ -228,7 +227,7 @@ async def _decide(
 
     async def still_due(wanted: Sequence[Difference]) -> set[PointId]:
         # Embedding takes a while, and the target serves: what was written through the alias meanwhile wins.
-        latest = await versions_of(work.target, target, [d.id for d in wanted]) if is_numbered else {}
+        latest = await work.target.points.versions(target.name, [d.id for d in wanted]) if is_numbered else {}
         return {d.id for d in wanted if latest.get(d.id) == targets.get(d.id)}
 
     work.written = {}
@@ -268,13 +267,3 @@ def fate_of(
     if target > target_mark and not (ours is not None and target == ours[0]):
         return "superseded" if kind is Kind.CHANGED and source is not None and source > source_mark else "keep"
     return "carry"
-
-
-async def versions_of(gateway: Gateway, collection: Collection, ids: list[PointId]) -> dict[PointId, int]:
-    """Numbers of the last operations, as far as any dense field of the collection tells them."""
-    found: dict[PointId, int] = {}
-    for field in collection.dense:
-        left = [i for i in ids if i not in found]
-        if left:
-            found |= await gateway.points.versions(collection.name, left, using=field.name, size=field.size or 1)
-    return found

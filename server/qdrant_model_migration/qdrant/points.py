@@ -141,34 +141,32 @@ class Points:
         )
         return [Found(id=translate.plain_id(p.id) or 0, score=p.score, payload=p.payload or {}) for p in answer.points]
 
-    async def versions(self, collection: str, ids: Sequence[PointId], *, using: str, size: int) -> dict[PointId, int]:
-        """Number of the last operation on each point that has a vector in field `using`; comparable within one shard."""
+    async def versions(self, collection: str, ids: Sequence[PointId]) -> dict[PointId, int]:
+        """Number of the last operation on each point that exists, with or without vectors; comparable within one shard."""
         found: dict[PointId, int] = {}
         for start in range(0, len(ids), VERSION_PAGE):
-            found.update(await self._versions(collection, list(ids[start : start + VERSION_PAGE]), using, size, exact=True))
+            found.update(await self._versions(collection, list(ids[start : start + VERSION_PAGE])))
         return found
 
-    async def _versions(self, collection: str, page: Sequence[PointId], using: str, size: int, *, exact: bool) -> dict[PointId, int]:
+    async def _versions(self, collection: str, page: Sequence[PointId]) -> dict[PointId, int]:
+        these = models.Prefetch(filter=models.Filter(must=[models.HasIdCondition(has_id=list(page))]), limit=len(page))
         try:
             answer = await self._call(
                 lambda: self._call.rest.query_points(
                     collection,
-                    query=[1.0] + [0.0] * (size - 1),
-                    using=using or None,
+                    # A search tells the numbers of points that have the vector only, a scroll of none.
+                    prefetch=these,
+                    query=models.FormulaQuery(formula=1.0),
                     limit=len(page),
-                    query_filter=models.Filter(must=[models.HasIdCondition(has_id=list(page))]),
-                    search_params=search_params(self._call, exact=exact),
                     with_payload=False,
                 )
             )
         except RequestRejected:
-            # Strict mode: too many at a time, or no exact search. So few ids are looked through one by one without it, too.
-            if exact:
-                return await self._versions(collection, page, using, size, exact=False)
+            # Strict mode: too many at a time.
             if len(page) == 1:
                 raise
             middle = len(page) // 2
-            halves = [await self._versions(collection, half, using, size, exact=True) for half in (page[:middle], page[middle:])]
+            halves = [await self._versions(collection, half) for half in (page[:middle], page[middle:])]
             return halves[0] | halves[1]
         return {translate.plain_id(p.id) or 0: p.version for p in answer.points}
 
