@@ -227,7 +227,7 @@ async def test_an_unknown_migration_is_answered_with_the_open_ones(any_qdrant: B
     async with opened(any_qdrant, monkeypatch) as context:
         ledger = await context.ledger()
         assert await ledger.migrations() == []
-        with pytest.raises(NotFound, match="the ledger, collection .* does not exist"):
+        with pytest.raises(NotFound, match=r"the ledger, collection .* does not exist"):
             await ledger.migration("m-9")
         await ledger.create()
         await ledger.add_migration(migration(1))
