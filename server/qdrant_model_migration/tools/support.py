@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Annotated, Any, ParamSpec, TypeVar
 
 from mcp.server.mcpserver import Context
@@ -15,6 +16,7 @@ from pydantic import BaseModel, Field
 
 from qdrant_model_migration.domain.migration import Migration
 from qdrant_model_migration.domain.records import Operation
+from qdrant_model_migration.domain.untrusted import visible
 from qdrant_model_migration.errors import MigrationError
 from qdrant_model_migration.operations.context import OperationContext
 from qdrant_model_migration.operations.requests import LocalOperations, Report
@@ -83,11 +85,33 @@ def answering(fn: Callable[P, Awaitable[R]], offered: frozenset[str]) -> Callabl
         try:
             answer = await fn(*args, **kwargs)
         except MigrationError as error:
-            raise ToolError(str(error)) from None
+            raise ToolError(visible(str(error), one_line=True)) from None
         _keep_to(answer, offered)
-        return answer
+        return told(answer)
 
     return call
+
+
+ONE_LINE = frozenset({"summary", "warnings", "undo", "why", "refusal", "error"})
+"""Fields of results that are told in one line each; a name with a line break would otherwise seem to say something of ours."""
+
+
+def told(value: Any, field: str = "") -> Any:
+    """An answer in which nothing is hidden: names of collections, aliases, fields and models are written by others."""
+    if isinstance(value, StrEnum) or value is None:
+        return value
+    if isinstance(value, str):
+        return visible(value, one_line=field in ONE_LINE)
+    if isinstance(value, BaseModel):
+        parts = {name: getattr(value, name) for name in type(value).model_fields}
+        found = {name: told(part, name) for name, part in parts.items()}
+        changed = {name: part for name, part in found.items() if part is not parts[name] and part != parts[name]}
+        return value.model_copy(update=changed) if changed else value
+    if isinstance(value, Mapping):
+        return {told(key): told(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(told(part, field) for part in value)
+    return value
 
 
 def _keep_to(answer: object, offered: frozenset[str]) -> None:
