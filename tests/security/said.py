@@ -10,7 +10,7 @@ from typing import Any
 from qdrant_model_migration.domain.untrusted import is_hidden
 
 OPAQUE = re.compile(
-    r"Traceback \\(|File \".*\", line|errors\.pydantic\.dev|validation error|\[type=|input_value=|not foreseen|unexpectedly|object at 0x|<class |site-packages"
+    r"Traceback \(|File \".*\", line|errors\.pydantic\.dev|validation error|\[type=|input_value=|not foreseen|unexpectedly|object at 0x|<class |site-packages"
     r"|\b(?:[A-Z][a-z]+)+(?:Error|Exception)\b"
 )
 """Marks of an error that nobody wrote for a person: Python's own names and forms, pydantic's, and our word for a fault of ours."""
