@@ -13,6 +13,7 @@ from qdrant_model_migration.domain.cutover import MOST_NAMED
 from qdrant_model_migration.domain.migration import Migration
 from qdrant_model_migration.errors import Refused
 from qdrant_model_migration.operations.finding import find_migration
+from qdrant_model_migration.operations.plans import check_made_for
 from qdrant_model_migration.operations.requests import carry_out
 from qdrant_model_migration.operations.swap import Direction, plan_swap, why_void
 from qdrant_model_migration.results import NextStep, SwapOutcome, SwapResult
@@ -39,6 +40,7 @@ async def swap_alias(
         return await _planned(app, migration, direction, alias, None)
     if not is_agreed(agreement):
         return _declined(app, migration)
+    await check_made_for(ledger, migration.id, plan, "swap", {"direction": direction})
     done = await ledger.operation(migration.id, f"swap-{plan.strip()}")
     if done is not None and done.state == "done":
         await _check_still_so(app, migration, SwapOutcome.model_validate(done.result), plan.strip())
