@@ -122,12 +122,19 @@ class Settings(BaseModel):
             raise NotFound.named("connection", wanted, self.connections)
         return self.connections[wanted]
 
-    def check_collection_allowed(self, collection: str) -> None:
-        """Refuse a collection outside QDRANT_MIGRATION_ALLOWED_COLLECTIONS."""
-        if self.allowed_collections and not any(fnmatchcase(collection, glob) for glob in self.allowed_collections):
+    def allows(self, collection: str) -> bool:
+        """Whether QDRANT_MIGRATION_ALLOWED_COLLECTIONS lets a collection be touched; without the setting all are."""
+        return not self.allowed_collections or any(fnmatchcase(collection, glob) for glob in self.allowed_collections)
+
+    def check_collection_allowed(self, collection: str, *, named: str | None = None) -> None:
+        """Refuse a collection outside QDRANT_MIGRATION_ALLOWED_COLLECTIONS; `named` is what the caller called it, an alias perhaps."""
+        if not self.allows(collection):
+            what = (
+                f"alias {named!r} leads to a collection that" if named is not None and named != collection else f"collection {collection!r}"
+            )
             raise Refused(
-                f"Nothing was done: collection {collection!r} is not among those that QDRANT_MIGRATION_ALLOWED_COLLECTIONS allows "
-                f"({', '.join(self.allowed_collections)})."
+                f"Nothing was done: {what} is not among those that QDRANT_MIGRATION_ALLOWED_COLLECTIONS allows "
+                f"({', '.join(self.allowed_collections)}). Name one that is, or have whoever runs this server change the setting."
             )
 
     def allowed_file(self, name: str) -> Path:

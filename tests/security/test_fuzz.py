@@ -346,7 +346,7 @@ def test_a_hostile_text_is_refused_plainly_wherever_a_name_is_asked_for(world: W
             kinds = [allowed.get("type"), *(option.get("type") for option in allowed.get("anyOf", []))]
             if "string" not in kinds or "enum" in allowed:
                 continue
-            others = {key: _first(key, world) for key in schema.get("required", ()) if key != argument}
+            others: Json = {key: _first(key, world) for key in schema.get("required", ()) if key != argument}
             if tool == "create_target":
                 others["dry_run"] = True
             _checked(world, tool, {**others, argument: name})

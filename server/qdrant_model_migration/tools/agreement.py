@@ -45,7 +45,7 @@ async def ask(
     if held is None or held.is_used:
         # The call itself answers what is wrong with it.
         return Agreement(agreed=True)
-    question = f"Migration {migration.id}, plan {held.code}: {held.text} Carry it out?"
+    question = f"Migration {migration_id.strip()}, plan {held.code}: {held.text} Carry it out?"
     return Elicit(visible(question, one_line=True), Agreement)
 
 

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Annotated, Any, ParamSpec, TypeVar
+from typing import Annotated, Any, ParamSpec, TypeVar, cast
 
 from mcp.server.mcpserver import Context
 from mcp.server.mcpserver.exceptions import ToolError
@@ -87,7 +87,7 @@ def answering(fn: Callable[P, Awaitable[R]], offered: frozenset[str]) -> Callabl
         except MigrationError as error:
             raise ToolError(visible(str(error), one_line=True)) from None
         _keep_to(answer, offered)
-        return told(answer)
+        return cast(R, told(answer))
 
     return call
 

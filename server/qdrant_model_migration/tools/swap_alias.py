@@ -13,6 +13,7 @@ from qdrant_model_migration.domain.cutover import MOST_NAMED
 from qdrant_model_migration.domain.migration import Migration
 from qdrant_model_migration.errors import Refused
 from qdrant_model_migration.operations.finding import find_migration
+from qdrant_model_migration.operations.naming import check_new_name
 from qdrant_model_migration.operations.plans import check_made_for
 from qdrant_model_migration.operations.requests import carry_out
 from qdrant_model_migration.operations.swap import Direction, plan_swap, why_void
@@ -36,6 +37,8 @@ async def swap_alias(
 ) -> SwapResult:
     app = app_of(ctx)
     ledger, migration = await find_migration(app.context, migration_id, connection)
+    if alias is not None and direction == "forward":
+        await _check_alias(app, migration, alias)
     if plan is None:
         return await _planned(app, migration, direction, alias, None)
     if not is_agreed(agreement):
@@ -60,6 +63,12 @@ async def swap_alias(
             phase=migration.phase.value, undo=_undo(migration, direction),
         )  # fmt: skip
     return _swapped(notice, migration, direction, SwapOutcome.model_validate(operation.result))
+
+
+async def _check_alias(app: App, migration: Migration, alias: str) -> None:
+    connection = migration.target.connection
+    if alias not in await (await app.context.gateway(connection)).aliases():
+        await check_new_name(app.context, connection, alias, migration_id=migration.id)
 
 
 async def _planned(app: App, migration: Migration, direction: Direction, alias: str | None, refusal: str | None) -> SwapResult:
