@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping
+import stat
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Literal
+from typing import IO, Literal
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
@@ -19,6 +21,8 @@ from qdrant_model_migration.errors import NotFound, Refused, SettingsError
 
 DEFAULT_LEDGER = "_model_migrations"
 HOME = Path("~/.qdrant-model-migration")
+_OF_THE_SYSTEM = (Path("/proc"), Path("/sys"), Path("/dev"))
+"""What lies there is no file that anybody meant, though it may look like one: a process's environment, for example, with the keys in it."""
 
 
 class Connection(BaseModel):
@@ -137,6 +141,36 @@ class Settings(BaseModel):
                 f"({', '.join(self.allowed_collections)}). Name one that is, or have whoever runs this server change the setting."
             )
 
+    @contextmanager
+    def opened_file(self, name: str) -> Iterator[IO[bytes]]:
+        """Open a file named in an argument for reading.
+
+        What was checked may be exchanged before it is opened: a link is not followed any more, nothing is waited for, and what was opened is looked at again.
+
+        Raises:
+            Refused: as `allowed_file`; or it cannot be read.
+        """
+        path = self.allowed_file(name)
+        flags = (
+            os.O_RDONLY
+            | getattr(os, "O_NOFOLLOW", 0)
+            | getattr(os, "O_NONBLOCK", 0)
+            | getattr(os, "O_CLOEXEC", 0)
+            | getattr(os, "O_BINARY", 0)
+        )
+        try:
+            number = os.open(path, flags)
+        except OSError as error:
+            raise Refused(
+                f"File {name!r} was not read: {error.strerror or 'it cannot be opened'}. Nothing was changed; see to the file and call again."
+            ) from None
+        with os.fdopen(number, "rb") as stream:
+            if not stat.S_ISREG(os.fstat(number).st_mode) or self.allowed_file(name) != path:
+                raise Refused(
+                    f"File {name!r} was not read: it was exchanged while it was opened. Nothing was changed; see to the file and call again."
+                )
+            yield stream
+
     def allowed_file(self, name: str) -> Path:
         """Resolve a file named in an argument, links included, inside the allowed directories.
 
@@ -151,7 +185,8 @@ class Settings(BaseModel):
         for candidate in candidates:
             try:
                 path = candidate.resolve()
-                if any(path.is_relative_to(folder) for folder in self.allowed_directories) and path.is_file():
+                is_inside = any(path.is_relative_to(folder) for folder in self.allowed_directories)
+                if is_inside and not any(path.is_relative_to(part) for part in _OF_THE_SYSTEM) and path.is_file():
                     return path
             except (OSError, ValueError, RuntimeError):
                 continue  # no file can have this name: too long, a NUL byte, links in a circle
