@@ -18,7 +18,7 @@ from qdrant_model_migration.operations.finding import find_migration
 from qdrant_model_migration.operations.report import markdown_report
 from qdrant_model_migration.operations.requests import LocalOperations
 from qdrant_model_migration.operations.status import read_status
-from qdrant_model_migration.settings import Settings
+from qdrant_model_migration.settings import Settings, known_secrets, redacted
 from qdrant_model_migration.tools import TOOLS
 from qdrant_model_migration.tools.server import ToolServer
 from qdrant_model_migration.tools.support import App, answering, app_of, told
@@ -81,17 +81,17 @@ def _add_resources(server: MCPServer[App]) -> None:
         context = app_of(ctx).context
         try:
             ledger, found = await find_migration(context, migration_id)
-            return str(told(await read_status(context, ledger, found)).model_dump_json(indent=2))
+            return str(told(await read_status(context, ledger, found), secrets=known_secrets()).model_dump_json(indent=2))
         except MigrationError as error:
-            raise ResourceError(visible(str(error), one_line=True)) from None
+            raise ResourceError(redacted(visible(str(error), one_line=True))) from None
 
     @server.resource("migration://{migration_id}/report", name="migration-report", title="Report of a migration", mime_type="text/markdown")
     async def report(migration_id: str, ctx: Context[Any, Any]) -> str:
         try:
             ledger, found = await find_migration(app_of(ctx).context, migration_id)
-            return await markdown_report(ledger, found)
+            return redacted(await markdown_report(ledger, found))
         except MigrationError as error:
-            raise ResourceError(visible(str(error), one_line=True)) from None
+            raise ResourceError(redacted(visible(str(error), one_line=True))) from None
 
 
 def _add_prompts(server: MCPServer[App]) -> None:

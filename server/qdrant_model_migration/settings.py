@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import stat
@@ -255,6 +256,35 @@ def secret_from_variable(variable: str, used_by: str) -> SecretStr:
     return SecretStr(value)
 
 
+_HOLDS_A_SECRET = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD)$")
+_NAMED = re.compile(r'"key_variable"\s*:\s*"([A-Za-z_][A-Za-z0-9_]*)"')
+_LEAST_SECRET_CHARS = 12
+"""A shorter one may be a word, which stands in names as well; to hide it there would change what they say."""
+
+
+def known_secrets() -> tuple[str, ...]:
+    """Every key and token of the environment, the longest first: those named like one, and those that a setting names as one."""
+    settings = os.environ.get("QDRANT_MIGRATION_MODELS", "") + os.environ.get("QDRANT_MIGRATION_CONNECTIONS", "")
+    named = set(_NAMED.findall(settings))
+    found = {value.strip() for name, value in os.environ.items() if name in named or _HOLDS_A_SECRET.search(name)}
+    return tuple(sorted((value for value in found if len(value) >= _LEAST_SECRET_CHARS), key=len, reverse=True))
+
+
+def redacted(text: str, secrets: tuple[str, ...] | None = None) -> str:
+    """A text without any of the keys: a server, a proxy or a library may repeat what it was sent."""
+    for secret in known_secrets() if secrets is None else secrets:
+        if secret in text:
+            text = text.replace(secret, "***")
+    return text
+
+
+class RedactingFormatter(logging.Formatter):
+    """Lines of a log, tracebacks included, without keys."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return redacted(super().format(record))
+
+
 def child_environment() -> dict[str, str]:
     """The environment a worker process inherits; keys travel here, never on a command line."""
     return dict(os.environ)
@@ -263,7 +293,11 @@ def child_environment() -> dict[str, str]:
 def _checked_url(variable: str, url: str | None) -> str | None:
     if url is None:
         return None
-    parts = urlsplit(url.strip())
+    try:
+        parts = urlsplit(url.strip())
+    except ValueError:
+        # An IPv6 address without its bracket; the text of the error would repeat the address.
+        raise SettingsError(f"{variable} is not an address: a name or number of a host in it is malformed.") from None
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise SettingsError(
             f"{variable} is not an address: it must begin with http:// or https:// and name a host, for example http://localhost:6333."
@@ -327,7 +361,20 @@ def _models(text: str | None) -> dict[str, ModelSettings]:
             found[name] = ModelSettings.model_validate(entry)
         except ValidationError as error:
             raise SettingsError(_first_problem(where, error)) from None
+        _check_base_url(where, found[name].base_url)
     return found
+
+
+def _check_base_url(where: str, url: str | None) -> None:
+    try:
+        parts = urlsplit(url or "")
+        has_user = bool(parts.username or parts.password)
+    except ValueError:
+        raise SettingsError(f"{where}: base_url is not an address; it begins with http:// or https:// and names a host.") from None
+    if has_user:
+        raise SettingsError(
+            f"{where}: base_url must not hold a user name or password; name the variable that holds the key with 'key_variable'."
+        )
 
 
 def _directories(text: str | None) -> tuple[Path, ...]:

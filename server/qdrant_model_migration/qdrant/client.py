@@ -26,7 +26,7 @@ from qdrant_model_migration.errors import (
     RequestRejected,
     Unsupported,
 )
-from qdrant_model_migration.settings import Connection
+from qdrant_model_migration.settings import Connection, redacted
 
 T = TypeVar("T")
 MAX_MESSAGE = 300
@@ -196,7 +196,8 @@ def _reason(error: UnexpectedResponse) -> str:
 
 
 def _short(text: str) -> str:
-    text = " ".join(text.split())
+    # A proxy's page of an error may hold what it was sent, the key too.
+    text = " ".join(redacted(text[: MAX_MESSAGE * 20]).split())
     return text if len(text) <= MAX_MESSAGE else text[: MAX_MESSAGE - 1] + "…"
 
 

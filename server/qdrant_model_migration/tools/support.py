@@ -21,6 +21,7 @@ from qdrant_model_migration.errors import MigrationError
 from qdrant_model_migration.operations.context import OperationContext
 from qdrant_model_migration.operations.requests import LocalOperations, Report
 from qdrant_model_migration.results import NextStep, Progress, Recommendation, RecommendResult, Result
+from qdrant_model_migration.settings import known_secrets, redacted
 from qdrant_model_migration.worker.detach import Drivers
 
 LOG = logging.getLogger(__name__)
@@ -85,9 +86,9 @@ def answering(fn: Callable[P, Awaitable[R]], offered: frozenset[str]) -> Callabl
         try:
             answer = await fn(*args, **kwargs)
         except MigrationError as error:
-            raise ToolError(visible(str(error), one_line=True)) from None
+            raise ToolError(redacted(visible(str(error), one_line=True))) from None
         _keep_to(answer, offered)
-        return cast(R, told(answer))
+        return cast(R, told(answer, secrets=known_secrets()))
 
     return call
 
@@ -96,21 +97,21 @@ ONE_LINE = frozenset({"summary", "warnings", "undo", "why", "refusal", "error"})
 """Fields of results that are told in one line each; a name with a line break would otherwise seem to say something of ours."""
 
 
-def told(value: Any, field: str = "") -> Any:
-    """An answer in which nothing is hidden: names of collections, aliases, fields and models are written by others."""
+def told(value: Any, field: str = "", *, secrets: tuple[str, ...] = ()) -> Any:
+    """An answer in which nothing is hidden, and no key is shown: names of collections, aliases, fields and models are written by others."""
     if isinstance(value, StrEnum) or value is None:
         return value
     if isinstance(value, str):
-        return visible(value, one_line=field in ONE_LINE)
+        return redacted(visible(value, one_line=field in ONE_LINE), secrets)
     if isinstance(value, BaseModel):
         parts = {name: getattr(value, name) for name in type(value).model_fields}
-        found = {name: told(part, name) for name, part in parts.items()}
+        found = {name: told(part, name, secrets=secrets) for name, part in parts.items()}
         changed = {name: part for name, part in found.items() if part is not parts[name] and part != parts[name]}
         return value.model_copy(update=changed) if changed else value
     if isinstance(value, Mapping):
-        return {told(key): told(part) for key, part in value.items()}
+        return {told(key, secrets=secrets): told(part, secrets=secrets) for key, part in value.items()}
     if isinstance(value, list | tuple):
-        return type(value)(told(part, field) for part in value)
+        return type(value)(told(part, field, secrets=secrets) for part in value)
     return value
 
 
