@@ -139,13 +139,14 @@ async def test_the_ledger_is_no_source_no_target_and_no_alias(any_qdrant: Backen
             shadows.append(f"{name}-shadow")
         before = state_of(any_qdrant, name)
         for source in (ledger, *shadows):
-            for tool, more in (
+            readers: tuple[tuple[str, Answer], ...] = (
                 ("inspect_collection", {}),
                 ("recommend_strategy", {"goal": "replace_model"}),
                 ("compare_models", {"models": [OLD, NEW]}),
                 ("create_target", CREATE),
-            ):
-                said = await host.refused(tool, collection=source, **more)
+            )
+            for tool, arguments in readers:
+                said = await host.refused(tool, collection=source, **arguments)
                 assert "ledger" in said
         for more in ({"target": ledger}, {"alias": ledger}):
             assert problem_of_refusal(await host.refused("create_target", collection=f"{name}-open2", **CREATE, **more)) is None

@@ -29,8 +29,8 @@ async def find_migration(context: OperationContext, migration_id: str | None, co
         MigrationError: the connection that was asked for does not answer, and no other holds the migration.
     """
     if migration_id is None:
-        found = await migrations_everywhere(context, connection)
-        is_open = [(ledger, m) for ledger, m in found if m.is_open]
+        everywhere = await migrations_everywhere(context, connection)
+        is_open = [(ledger, m) for ledger, m in everywhere if m.is_open]
         if len(is_open) != 1:
             raise NotFound(
                 f"Name the migration with 'migration_id': {len(is_open)} are open{': ' + listed(m for _, m in is_open) if is_open else ''}."

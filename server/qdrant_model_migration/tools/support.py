@@ -93,8 +93,8 @@ def answering(fn: Callable[P, Awaitable[R]], offered: frozenset[str]) -> Callabl
     return call
 
 
-ONE_LINE = frozenset({"summary", "warnings", "undo", "why", "refusal", "error"})
-"""Fields of results that are told in one line each; a name with a line break would otherwise seem to say something of ours."""
+MULTI_LINE = frozenset({"dual_write_snippet", "query_snippet", "text", "text_field", "queries"})
+"""Fields that may have several lines: code, guidance, templates and a caller's own words. Elsewhere a name with a line break would seem to say something of ours."""
 
 
 def told(value: Any, field: str = "", *, secrets: tuple[str, ...] = ()) -> Any:
@@ -102,14 +102,14 @@ def told(value: Any, field: str = "", *, secrets: tuple[str, ...] = ()) -> Any:
     if isinstance(value, StrEnum) or value is None:
         return value
     if isinstance(value, str):
-        return redacted(visible(value, one_line=field in ONE_LINE), secrets)
+        return redacted(visible(value, one_line=field not in MULTI_LINE), secrets)
     if isinstance(value, BaseModel):
         parts = {name: getattr(value, name) for name in type(value).model_fields}
         found = {name: told(part, name, secrets=secrets) for name, part in parts.items()}
         changed = {name: part for name, part in found.items() if part is not parts[name] and part != parts[name]}
         return value.model_copy(update=changed) if changed else value
     if isinstance(value, Mapping):
-        return {told(key, secrets=secrets): told(part, secrets=secrets) for key, part in value.items()}
+        return {told(key, secrets=secrets): told(part, str(key), secrets=secrets) for key, part in value.items()}
     if isinstance(value, list | tuple):
         return type(value)(told(part, field, secrets=secrets) for part in value)
     return value
