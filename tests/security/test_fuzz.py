@@ -357,6 +357,32 @@ def _first(argument: str, world: World) -> str:
     return fixed.get(argument) or world.names[_KINDS[argument]][0]
 
 
+def test_an_argument_that_no_tool_has_is_refused_before_anything_happens(world: World) -> None:
+    """A dry run that is misspelt must not create; so with every tool, and with every misfit the error says what fits."""
+    create = {"collection": "named", "strategy": "new_collection", "model": NEW, "text_field": "text", "target": "never"}
+    for argument, near in (("dryrun", "dry_run"), ("dry-run", "dry_run"), ("agreement", None), ("force", None), ("x" * 300, None)):
+        is_error, text, _, _ = world.call("create_target", {**create, argument: True})
+        assert is_error
+        assert f"it has no argument {argument[:80]!r}" in text
+        assert near is None or f"Did you mean {near!r}?" in text
+    _, _, listed, _ = world.call("inspect_collection", {"name_filter": "never"})
+    assert listed is not None
+    assert listed["collections"] == []
+    for arguments, says in (
+        ({}, "'migration_id' is missing"),
+        ({"migration_id": "x" * 65}, "64"),
+        ({"migration_id": "m-1", "direction": "sideways"}, "'forward' or 'back'"),
+        ({"migration_id": ["m-1"]}, "a list of 1"),
+    ):
+        is_error, text, _, _ = world.call("swap_alias", arguments)
+        assert is_error
+        assert says in text
+        assert text.endswith("Correct it and call again.")
+    is_error, text, _, _ = world.call("delete_everything", {})
+    assert is_error
+    assert "no tool 'delete_everything' is offered" in text
+
+
 def test_every_argument_of_every_tool_is_bounded(world: World) -> None:
     """Texts by their length, lists by their number, numbers from both sides: nothing an assistant sends can be of any size."""
     unbounded = [f"{tool}: {place}" for tool, schema in world.schemas.items() for place in _unbounded(schema, "")]
