@@ -46,9 +46,9 @@ async def find_migration(context: OperationContext, migration_id: str | None, co
         if elsewhere is None:
             if isinstance(error, NotFound) and context.settings.allowed_collections:
                 # The ledger lists all; what is outside the allow-list is not told.
-                is_open = [m for _, m in await migrations_everywhere(context, connection) if m.is_open]
+                open_ones = [m for _, m in await migrations_everywhere(context, connection) if m.is_open]
                 raise NotFound(
-                    f"Nothing was changed: there is no migration {wanted!r}. Open migrations: {listed(is_open) or 'none'}."
+                    f"Nothing was changed: there is no migration {wanted!r}. Open migrations: {listed(open_ones) or 'none'}."
                 ) from None
             raise
         found = elsewhere
