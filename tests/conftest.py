@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.clusters import QdrantCluster
 from tests.servers import RELEASES, QdrantServer, ServerUnavailable, delete_collections
@@ -45,6 +46,10 @@ _ASSET_FIXTURES = frozenset({"assets", "cranfield", "asset_models"})
 
 # Read by huggingface_hub when it is first imported, so it cannot wait for a fixture. No test downloads a model.
 os.environ["HF_HUB_OFFLINE"] = "1"
+
+# A busy machine is no failure: no test may depend on speed.
+settings.register_profile("unhurried", deadline=None)
+settings.load_profile("unhurried")
 
 
 @pytest.hookimpl(tryfirst=True)

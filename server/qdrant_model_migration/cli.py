@@ -16,6 +16,7 @@ from typer.core import TyperGroup
 from qdrant_model_migration.cli_names import COMMANDS, PROGRAM, TITLES
 from qdrant_model_migration.errors import LeaseLost, MigrationError
 from qdrant_model_migration.hosts import Host
+from qdrant_model_migration.settings import RedactingFormatter
 
 
 class Commands(TyperGroup):
@@ -55,7 +56,9 @@ def fail(error: MigrationError) -> NoReturn:
 
 def log_to_stderr(level: int = logging.INFO) -> None:
     """Logs never go to stdout: under stdio that is the protocol's."""
-    logging.basicConfig(stream=sys.stderr, level=level, format="%(asctime)s %(levelname)s %(name)s %(message)s", force=True)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(RedactingFormatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
+    logging.basicConfig(handlers=[handler], level=level, force=True)
     for noisy in ("httpx", "httpcore", "mcp", "stamina"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
 

@@ -5,9 +5,9 @@ Field names are stable; fields may be added, with defaults. Point ids are tagged
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class Wire(BaseModel):
@@ -22,6 +22,17 @@ class NextStep(Wire):
     tool: str
     arguments: dict[str, Any] = {}
     why: str
+
+    @model_validator(mode="after")
+    def _decides_nothing(self) -> Self:
+        """A client that follows nothing but next steps agrees to no plan, deletes nothing and moves no reader back."""
+        if (
+            "plan" in self.arguments
+            or self.arguments.get("action") in ("delete_old", "discard_new")
+            or self.arguments.get("direction") == "back"
+        ):
+            raise ValueError(f"a next step for {self.tool} would decide what only a person decides")
+        return self
 
 
 class Result(Wire):

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
-from collections.abc import Mapping
+import stat
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Literal
+from typing import IO, Literal
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
@@ -19,6 +22,8 @@ from qdrant_model_migration.errors import NotFound, Refused, SettingsError
 
 DEFAULT_LEDGER = "_model_migrations"
 HOME = Path("~/.qdrant-model-migration")
+_OF_THE_SYSTEM = (Path("/proc"), Path("/sys"), Path("/dev"))
+"""What lies there is no file that anybody meant, though it may look like one: a process's environment, for example, with the keys in it."""
 
 
 class Connection(BaseModel):
@@ -122,13 +127,50 @@ class Settings(BaseModel):
             raise NotFound.named("connection", wanted, self.connections)
         return self.connections[wanted]
 
-    def check_collection_allowed(self, collection: str) -> None:
-        """Refuse a collection outside QDRANT_MIGRATION_ALLOWED_COLLECTIONS."""
-        if self.allowed_collections and not any(fnmatchcase(collection, glob) for glob in self.allowed_collections):
-            raise Refused(
-                f"Nothing was done: collection {collection!r} is not among those that QDRANT_MIGRATION_ALLOWED_COLLECTIONS allows "
-                f"({', '.join(self.allowed_collections)})."
+    def allows(self, collection: str) -> bool:
+        """Whether QDRANT_MIGRATION_ALLOWED_COLLECTIONS lets a collection be touched; without the setting all are."""
+        return not self.allowed_collections or any(fnmatchcase(collection, glob) for glob in self.allowed_collections)
+
+    def check_collection_allowed(self, collection: str, *, named: str | None = None) -> None:
+        """Refuse a collection outside QDRANT_MIGRATION_ALLOWED_COLLECTIONS; `named` is what the caller called it, an alias perhaps."""
+        if not self.allows(collection):
+            what = (
+                f"alias {named!r} leads to a collection that" if named is not None and named != collection else f"collection {collection!r}"
             )
+            raise Refused(
+                f"Nothing was done: {what} is not among those that QDRANT_MIGRATION_ALLOWED_COLLECTIONS allows "
+                f"({', '.join(self.allowed_collections)}). Name one that is, or have whoever runs this server change the setting."
+            )
+
+    @contextmanager
+    def opened_file(self, name: str) -> Iterator[IO[bytes]]:
+        """Open a file named in an argument for reading.
+
+        What was checked may be exchanged before it is opened: a link is not followed any more, nothing is waited for, and what was opened is looked at again.
+
+        Raises:
+            Refused: as `allowed_file`; or it cannot be read.
+        """
+        path = self.allowed_file(name)
+        flags = (
+            os.O_RDONLY
+            | getattr(os, "O_NOFOLLOW", 0)
+            | getattr(os, "O_NONBLOCK", 0)
+            | getattr(os, "O_CLOEXEC", 0)
+            | getattr(os, "O_BINARY", 0)
+        )
+        try:
+            number = os.open(path, flags)
+        except OSError as error:
+            raise Refused(
+                f"File {name!r} was not read: {error.strerror or 'it cannot be opened'}. Nothing was changed; see to the file and call again."
+            ) from None
+        with os.fdopen(number, "rb") as stream:
+            if not stat.S_ISREG(os.fstat(number).st_mode) or self.allowed_file(name) != path:
+                raise Refused(
+                    f"File {name!r} was not read: it was exchanged while it was opened. Nothing was changed; see to the file and call again."
+                )
+            yield stream
 
     def allowed_file(self, name: str) -> Path:
         """Resolve a file named in an argument, links included, inside the allowed directories.
@@ -144,7 +186,8 @@ class Settings(BaseModel):
         for candidate in candidates:
             try:
                 path = candidate.resolve()
-                if any(path.is_relative_to(folder) for folder in self.allowed_directories) and path.is_file():
+                is_inside = any(path.is_relative_to(folder) for folder in self.allowed_directories)
+                if is_inside and not any(path.is_relative_to(part) for part in _OF_THE_SYSTEM) and path.is_file():
                     return path
             except (OSError, ValueError, RuntimeError):
                 continue  # no file can have this name: too long, a NUL byte, links in a circle
@@ -213,6 +256,35 @@ def secret_from_variable(variable: str, used_by: str) -> SecretStr:
     return SecretStr(value)
 
 
+_HOLDS_A_SECRET = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD)$")
+_NAMED = re.compile(r'"key_variable"\s*:\s*"([A-Za-z_][A-Za-z0-9_]*)"')
+_LEAST_SECRET_CHARS = 12
+"""A shorter one may be a word, which stands in names as well; to hide it there would change what they say."""
+
+
+def known_secrets() -> tuple[str, ...]:
+    """Every key and token of the environment, the longest first: those named like one, and those that a setting names as one."""
+    settings = os.environ.get("QDRANT_MIGRATION_MODELS", "") + os.environ.get("QDRANT_MIGRATION_CONNECTIONS", "")
+    named = set(_NAMED.findall(settings))
+    found = {value.strip() for name, value in os.environ.items() if name in named or _HOLDS_A_SECRET.search(name)}
+    return tuple(sorted((value for value in found if len(value) >= _LEAST_SECRET_CHARS), key=len, reverse=True))
+
+
+def redacted(text: str, secrets: tuple[str, ...] | None = None) -> str:
+    """A text without any of the keys: a server, a proxy or a library may repeat what it was sent."""
+    for secret in known_secrets() if secrets is None else secrets:
+        if secret in text:
+            text = text.replace(secret, "***")
+    return text
+
+
+class RedactingFormatter(logging.Formatter):
+    """Lines of a log, tracebacks included, without keys."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return redacted(super().format(record))
+
+
 def child_environment() -> dict[str, str]:
     """The environment a worker process inherits; keys travel here, never on a command line."""
     return dict(os.environ)
@@ -221,7 +293,11 @@ def child_environment() -> dict[str, str]:
 def _checked_url(variable: str, url: str | None) -> str | None:
     if url is None:
         return None
-    parts = urlsplit(url.strip())
+    try:
+        parts = urlsplit(url.strip())
+    except ValueError:
+        # An IPv6 address without its bracket; the text of the error would repeat the address.
+        raise SettingsError(f"{variable} is not an address: a name or number of a host in it is malformed.") from None
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise SettingsError(
             f"{variable} is not an address: it must begin with http:// or https:// and name a host, for example http://localhost:6333."
@@ -285,7 +361,20 @@ def _models(text: str | None) -> dict[str, ModelSettings]:
             found[name] = ModelSettings.model_validate(entry)
         except ValidationError as error:
             raise SettingsError(_first_problem(where, error)) from None
+        _check_base_url(where, found[name].base_url)
     return found
+
+
+def _check_base_url(where: str, url: str | None) -> None:
+    try:
+        parts = urlsplit(url or "")
+        has_user = bool(parts.username or parts.password)
+    except ValueError:
+        raise SettingsError(f"{where}: base_url is not an address; it begins with http:// or https:// and names a host.") from None
+    if has_user:
+        raise SettingsError(
+            f"{where}: base_url must not hold a user name or password; name the variable that holds the key with 'key_variable'."
+        )
 
 
 def _directories(text: str | None) -> tuple[Path, ...]:

@@ -18,6 +18,9 @@ from mcp import Client, StdioServerParameters
 from mcp.client.session import ElicitationFnT
 from mcp.client.stdio import stdio_client
 
+from qdrant_model_migration.tools.server import UNFORESEEN
+from tests.security.said import problem_of_answer
+
 MOST_ANSWER_S = 40.0
 """No call may take longer."""
 
@@ -46,6 +49,9 @@ class Host:
         assert took < MOST_ANSWER_S, f"{tool} answered after {took:.1f} s"
         text = "\n".join(getattr(part, "text", "") for part in answer.content)
         self.said.append(text)
+        if answer.structured_content is not None and not answer.is_error:
+            problem = problem_of_answer(answer.structured_content)
+            assert problem is None, f"{tool}({arguments}): {problem}"
         return bool(answer.is_error), text, answer.structured_content
 
     async def call(self, tool: str, **arguments: Any) -> Answer:
@@ -61,9 +67,10 @@ class Host:
         assert is_error, f"{tool}({arguments}) was not refused: {text[:500]}"
         assert "Traceback" not in text
         assert 'File "' not in text
-        # The SDK puts this before every text; alone it stands for an exception that nobody expected.
+        # The SDK puts this before every text.
         said = text.removeprefix(f"Error executing tool {tool}").removeprefix(": ")
-        assert said, f"{tool}({arguments}) failed in an unforeseen way:\n{self.stderr[-3000:]}"
+        assert said, f"{tool}({arguments}) says nothing"
+        assert UNFORESEEN not in said, f"{tool}({arguments}) failed in an unforeseen way:\n{self.stderr[-3000:]}"
         return said
 
     async def whole(self, tool: str, **arguments: Any) -> Answer:

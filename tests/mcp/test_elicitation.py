@@ -192,6 +192,4 @@ async def _void(host: Host, me: str, plan: Answer) -> Answer:
 async def _expire(backend: Backend, me: str, code: str, monkeypatch: pytest.MonkeyPatch) -> None:
     async with opened(backend, monkeypatch) as context:
         ledger = await context.ledger()
-        held = await ledger.plan(me, code)
-        assert held is not None
-        await ledger.add_plan(me, held.model_copy(update={"expires_at": 1.0}))
+        assert await ledger.renew_plan(me, code, 1.0)

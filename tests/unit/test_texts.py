@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from qdrant_model_migration.domain.findings import cleaned, field_name_is_usable
+from qdrant_model_migration.domain.findings import field_name_is_usable
 from qdrant_model_migration.domain.texts import MAX_DEPTH, TextSource, framework_of, text_statistics
 from qdrant_model_migration.errors import Refused
 
@@ -90,12 +90,6 @@ def test_short_codes_are_no_text_and_depth_is_bounded() -> None:
     for _ in range(MAX_DEPTH + 2):
         nested = {"in": nested}
     assert text_statistics([{"id": "abc-1", "lang": "en", **nested}]) == []
-
-
-def test_untrusted_text_becomes_one_fenced_line() -> None:
-    assert cleaned("a\n\tb\x00c  »d«") == "«a b c ›d‹»"
-    assert len(cleaned("word " * 100)) == 82
-    assert cleaned("x" * 200).endswith("…»")
 
 
 @pytest.mark.parametrize(

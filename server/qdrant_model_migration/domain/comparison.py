@@ -7,7 +7,6 @@ chapter 13; for retrieval: Sakai, "Evaluating evaluation metrics based on the bo
 from __future__ import annotations
 
 import math
-import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
@@ -202,13 +201,6 @@ def _shared(model: str, overlaps: Sequence[float | None], k: int, confidence: fl
     known = np.array([[one] for one in overlaps if one is not None])
     low, high = intervals(known, seed=seed, confidence=confidence)[0]
     return [Metric(metric=f"overlap@{k}", model=model, value=mean, ci_low=float(low), ci_high=float(high))]
-
-
-def fenced(text: str, limit: int = 120) -> str:
-    """Untrusted text for a person: no control or invisible characters, one line, cut, between «…» that it cannot close."""
-    visible = "".join(" " if c.isspace() else c for c in text[: limit * 20] if c.isspace() or not unicodedata.category(c).startswith("C"))
-    line = " ".join(visible.replace("«", "‹").replace("»", "›").split())
-    return f"«{line if len(line) <= limit else line[: limit - 1] + '…'}»"
 
 
 def _failures(queries: Sequence[Query], runs: Sequence[Run]) -> list[str]:

@@ -50,10 +50,10 @@ class SwapFacts(BaseModel):
         return hashlib.sha256(facts.model_dump_json().encode()).hexdigest()
 
 
-def plan_code(name: str, digest: str) -> str:
-    """`docs-3f9a`: short enough to be said, tied to the facts and the moment it was issued."""
-    slug = "".join(c if c.isalnum() or c in "_-" else "_" for c in name)[:24]
-    return f"{slug}-{digest[:6]}"
+def plan_code(name: str, token: str) -> str:
+    """`docs-3f9a1c`: short enough to be said, and with six digits that were drawn for it."""
+    slug = "".join(c if (c.isascii() and c.isalnum()) or c in "_-" else "_" for c in name)[:24]
+    return f"{slug}-{token[:6]}"
 
 
 def moves_forward(migration: Migration, aliases: dict[str, str], wanted: str | None) -> tuple[tuple[Moved, ...], tuple[str, ...]]:

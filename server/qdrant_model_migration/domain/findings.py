@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-import unicodedata
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from qdrant_model_migration.domain.collection import METADATA_KEY, Collection
-from qdrant_model_migration.domain.texts import FieldStatistics
+from qdrant_model_migration.domain.texts import FieldStatistics, TextSource
+from qdrant_model_migration.domain.untrusted import cleaned, fenced, is_hidden
+from qdrant_model_migration.errors import Refused
 from qdrant_model_migration.results import InspectResult, Provenance
 
-EXAMPLE_CHARS = 80
 NAME_CHARS = 120
+TEMPLATE_PROSE = 60
+"""Characters of its own that a recorded template may have and still be passed on: a prefix, not a speech."""
+_WORD = re.compile(r"[\w.:/@+-]{1,120}")
+_MODEL = re.compile(r"[^\s\"'`«»]{1,200}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,25 +41,27 @@ def limits_of(response_format: Literal["concise", "detailed"]) -> Limits:
     return DETAILED if response_format == "detailed" else CONCISE
 
 
-def cleaned(text: str, limit: int = EXAMPLE_CHARS) -> str:
-    """Payload text for a person's eyes: one line, without control characters, cut, in guillemets. Data, never instructions."""
-    readable = "".join(" " if unicodedata.category(c)[0] in "CZ" else c for c in text[: limit * 20])
-    line = " ".join(readable.replace("«", "‹").replace("»", "›").split())
-    return f"«{line if len(line) <= limit else line[: limit - 1] + '…'}»"
-
-
 def field_name_is_usable(name: str) -> bool:
     """Whether a payload's own key can be shown and passed as `text_field`."""
-    return len(name) <= NAME_CHARS and all(unicodedata.category(c)[0] != "C" for c in name) and not {"{", "}"} & set(name)
+    return len(name) <= NAME_CHARS and not any(map(is_hidden, name)) and not {"{", "}"} & set(name)
 
 
-def shown(value: Any, depth: int = 0) -> Any:
-    """Configuration for an answer: long strings (metadata is the application's own) are cut."""
+def shown(value: Any, depth: int = 0, *, is_foreign: bool = False) -> Any:
+    """Configuration for an answer. Long strings are cut; of the metadata, which is the application's own, all that is more than a word is fenced."""
     if isinstance(value, Mapping):
-        return {str(k)[:NAME_CHARS]: shown(v, depth + 1) for k, v in list(value.items())[:100]} if depth < 8 else "…"
+        entries = list(value.items())[:100] if depth < 8 else []
+        found = {name_shown(str(k)): shown(v, depth + 1, is_foreign=is_foreign or (depth == 0 and k == "metadata")) for k, v in entries}
+        return found if depth < 8 else "…"
     if isinstance(value, list | tuple):
-        return [shown(v, depth + 1) for v in value[:50]]
-    return cleaned(value, 200) if isinstance(value, str) and len(value) > NAME_CHARS else value
+        return [shown(v, depth + 1, is_foreign=is_foreign) for v in value[:50]]
+    if not isinstance(value, str):
+        return value
+    return fenced(value, 200) if len(value) > NAME_CHARS or (is_foreign and not _WORD.fullmatch(value)) else value
+
+
+def name_shown(name: str) -> str:
+    """A name that is told and not passed on: fenced where it is too long or hides something."""
+    return name if len(name) <= NAME_CHARS and not any(map(is_hidden, name)) else cleaned(name, NAME_CHARS)
 
 
 def fitted(result: InspectResult, limits: Limits) -> InspectResult:
@@ -134,10 +141,12 @@ def provenance_of(found: Collection, framework: str | None) -> Provenance | None
         name = model.get("name") if isinstance(model, Mapping) else model
         dimensions = recorded.get("dimensions", model.get("dimensions") if isinstance(model, Mapping) else None)
         return Provenance(
-            model=_word(name),
-            dimensions=dimensions if isinstance(dimensions, int) else None,
-            text_field=_word(recorded.get("text_field")),
-            migration_id=_word(recorded.get("migration_id")),
+            model=_matching(_MODEL, name),
+            dimensions=dimensions
+            if isinstance(dimensions, int) and not isinstance(dimensions, bool) and 0 < dimensions <= 65_536
+            else None,
+            text_field=_recorded_text_field(recorded.get("text_field")),
+            migration_id=_matching(_WORD, recorded.get("migration_id")),
             source=f"the collection's metadata ('{METADATA_KEY}'), written by this tool",
         )
     for field in found.dense:
@@ -152,8 +161,21 @@ def provenance_of(found: Collection, framework: str | None) -> Provenance | None
     return None
 
 
-def _word(value: object) -> str | None:
-    return value if isinstance(value, str) and 0 < len(value) <= 500 else None
+def _matching(pattern: re.Pattern[str], value: object) -> str | None:
+    """What the metadata says, when it can be what it is said to be: anybody who writes to the collection may have put it there."""
+    return value if isinstance(value, str) and pattern.fullmatch(value) and not any(map(is_hidden, value)) else None
+
+
+def _recorded_text_field(value: object) -> str | None:
+    if not isinstance(value, str):
+        return None
+    try:
+        source = TextSource.parse(value)
+    except Refused:
+        return None
+    prose = sum(len(literal) for literal, _ in source.parts) if source.is_template else 0
+    names = source.fields
+    return value if prose <= TEMPLATE_PROSE and names and all(len(n) <= NAME_CHARS and not any(map(is_hidden, n)) for n in names) else None
 
 
 def collection_warnings(

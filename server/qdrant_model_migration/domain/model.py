@@ -6,7 +6,11 @@ from enum import StrEnum
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from qdrant_model_migration.domain.untrusted import is_hidden
 from qdrant_model_migration.errors import Refused
+
+_FORBIDDEN = frozenset("\"'`{}<>«»")
+"""In names that are written into code and sentences."""
 
 
 class ModelKind(StrEnum):
@@ -36,9 +40,12 @@ class ModelName(BaseModel):
         """Split a model name.
 
         Raises:
-            Refused: the name is blank or its `@dimensions` is not a positive integer.
+            Refused: the name is blank, holds what no name of a model holds, or its `@dimensions` is not a positive integer.
         """
         name = text.strip()
+        bad = sorted({c for c in name if c.isspace() or is_hidden(c) or c in _FORBIDDEN})
+        if bad:
+            raise Refused(f"Model {text[:100]!r} is not understood: the name of a model holds no {', '.join(map(repr, bad[:5]))}.")
         dimensions: int | None = None
         if "@" in name:
             name, _, tail = name.rpartition("@")

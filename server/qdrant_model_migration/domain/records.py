@@ -77,6 +77,8 @@ class PlanRecord(BaseModel):
     expires_at: float
     """Seconds since the epoch."""
     is_used: bool = False
+    wrong_codes: int = 0
+    """Codes that nobody issued, passed for this migration since the plan was made."""
     text: str = ""
     """What the person is asked, in one sentence."""
     overrides: tuple[str, ...] = ()

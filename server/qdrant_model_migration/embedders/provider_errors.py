@@ -18,6 +18,9 @@ _ADDRESS = re.compile(r"\b[a-z][a-z0-9+.-]*://\S+|\b\d{1,3}(\.\d{1,3}){3}(:\d+)?
 _KEY = re.compile(r"\b((sk|pk|key|api)[-_]|bearer )[\w*.-]{6,}|[\w-]*\*{3,}[\w-]*|\b[A-Za-z0-9_-]{32,}\b", re.IGNORECASE)
 
 
+MOST_READ = 4_000
+"""Characters of a provider's message that are looked at."""
+
 ProviderError = EmbeddingError | BatchTooLarge
 
 
@@ -65,6 +68,8 @@ def safe_words(body: object, texts: Iterable[str], hidden: Iterable[str | None])
     for word in hidden:
         if word:
             message = message.replace(word, "***")
+    # The patterns below look at every place of it.
+    message = message[:MOST_READ]
     # Some servers repeat their input; it is data of the collection, which no error shows.
     if any(len(text) >= 12 and (text[:40] in message or text[-40:] in message) for text in texts):
         return ""

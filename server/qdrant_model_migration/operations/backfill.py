@@ -16,6 +16,9 @@ from qdrant_model_migration.operations.finding import find_migration
 from qdrant_model_migration.operations.status import read_status
 from qdrant_model_migration.results import StatusResult
 
+LEAST_PACE = 0.01
+"""Points a second; below, a range would take longer than anybody waits."""
+
 
 async def start_backfill(
     context: OperationContext,
@@ -139,6 +142,10 @@ def _paced(
     if points_per_second is not None:
         if points_per_second < 0:
             raise Refused(f"Nothing was changed: points_per_second={points_per_second} is negative; 0 lifts the limit.")
+        if 0 < points_per_second < LEAST_PACE:
+            raise Refused(
+                f"Nothing was changed: points_per_second={points_per_second:g} would never end; at least {LEAST_PACE:g}, or 0, which lifts the limit."
+            )
         changes["points_per_second"] = points_per_second or None
     if concurrency is not None:
         if not 1 <= concurrency <= 16:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from qdrant_model_migration.domain.comparison import Outcome, fenced
+from qdrant_model_migration.domain.comparison import Outcome
 from qdrant_model_migration.domain.metrics import Query, Run
 from qdrant_model_migration.domain.points import PointId, tag
 from qdrant_model_migration.domain.queries import QuerySet
+from qdrant_model_migration.domain.untrusted import fenced
 from qdrant_model_migration.operations.context import now
 from qdrant_model_migration.results import ChangedQuery, Comparison, Hit
 
 SHOWN = 3
 """Hits of a query that changed."""
+TEXT_CHARS = 120
 
 
 def distinct(names: Sequence[str]) -> list[str]:
@@ -38,7 +40,7 @@ def comparison_of(
         return [
             Hit(
                 point_id=tag(point),
-                text=fenced(texts[run.model].get(point, "")),
+                text=fenced(texts[run.model].get(point, ""), TEXT_CHARS),
                 is_relevant=None if chosen.basis == "unjudged" else query.relevant.get(point, 0) > 0,
             )
             for point in run.found.get(query.id, ())[:SHOWN]
@@ -59,7 +61,7 @@ def comparison_of(
         overlap_at_k=outcome.overlap,
         most_changed=[
             ChangedQuery(
-                query=fenced(change.query.text),
+                query=fenced(change.query.text, TEXT_CHARS),
                 difference=change.difference,
                 overlap=change.overlap,
                 baseline=hits(runs[0], change.query),

@@ -19,6 +19,7 @@ from qdrant_model_migration.embedders.base import Embedder, is_dense
 from qdrant_model_migration.errors import MigrationError, Refused
 from qdrant_model_migration.operations.compare_answer import comparison_of, distinct
 from qdrant_model_migration.operations.context import OperationContext, now
+from qdrant_model_migration.operations.overview import resolve_allowed
 from qdrant_model_migration.operations.queries import read_queries, sampled, with_points
 from qdrant_model_migration.operations.scratch import Report, run_on_sample
 from qdrant_model_migration.qdrant.gateway import Gateway
@@ -66,9 +67,7 @@ async def compare_on_sample(
         raise Refused(f"Nothing was compared: sample_size is {sample_size}; it must be between 1 and {MAX_SAMPLE:,}.")
     raw, notes, origin = await read_queries(context.settings, queries, queries_file, qrels_file)
     gateway = await context.gateway(connection)
-    name, _ = await gateway.resolve(collection)
-    for one in {name, collection}:
-        context.settings.check_collection_allowed(one)
+    name, _ = await resolve_allowed(context, gateway, collection)
     described = await gateway.describe(name)
     if not described.points:
         raise Refused(f"Nothing was compared: collection {name!r} is empty.")

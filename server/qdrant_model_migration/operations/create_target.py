@@ -11,6 +11,7 @@ from qdrant_model_migration.domain.records import EventRecord
 from qdrant_model_migration.domain.strategies import STRATEGY, Strategy
 from qdrant_model_migration.errors import MigrationError, NotFound, Refused, Unsupported
 from qdrant_model_migration.operations.context import OperationContext, now
+from qdrant_model_migration.operations.overview import resolve_allowed
 from qdrant_model_migration.operations.placing import place
 from qdrant_model_migration.operations.planning import NOTHING, Request, Sides, plan_migration
 from qdrant_model_migration.operations.requests import WAIT_S, Report, carry_out, no_report
@@ -41,8 +42,7 @@ async def create_target(
     target_gateway = await context.gateway(request.target_connection or request.connection)
     _check_servers(gateway, target_gateway)
     ledger = await context.ledger(target_gateway.connection.name)
-    name, _ = await gateway.resolve(request.collection)
-    context.settings.check_collection_allowed(name)
+    name, _ = await resolve_allowed(context, gateway, request.collection)
     migrations = await ledger.migrations()
     known = _same_request(migrations, request.digest(name))
     if known is not None and known.phase is not Phase.PLANNED:
@@ -51,7 +51,7 @@ async def create_target(
     # What is created on a server is recorded there.
     here = await (await context.ledger(gateway.connection.name)).migrations()
     # In place a migration that was interrupted is the one whose target the source is: it is gone on with.
-    _check_source(source, [m for m in here if known is None or m.id != known.id], ledger)
+    _check_source(source, [m for m in here if known is None or m.id != known.id])
     is_in_place = await _placement(strategy, gateway, target_gateway, source)
     sides = Sides(source_gateway=gateway, target_gateway=target_gateway, source=source, strategy=strategy, is_in_place=is_in_place)
     await _check_sharding(sides)
@@ -97,9 +97,7 @@ def _same_request(migrations: list[Migration], digest: str) -> Migration | None:
     return next((m for m in migrations if m.is_open and m.arguments_digest == digest), None)
 
 
-def _check_source(source: Collection, migrations: list[Migration], ledger: Ledger) -> None:
-    if source.name == ledger.collection:
-        raise Refused(f"{NOTHING}: {source.name!r} is the ledger of the migrations.")
+def _check_source(source: Collection, migrations: list[Migration]) -> None:
     if source.points == 0:
         raise Refused(
             f"{NOTHING}: {source.name!r} is empty. Create the new collection directly with the new model's dimensions; there is nothing to migrate."

@@ -12,7 +12,7 @@ from itertools import islice
 import anyio
 
 from qdrant_model_migration.domain.migration import Migration
-from qdrant_model_migration.errors import MigrationError, NotFound
+from qdrant_model_migration.errors import MigrationError, NotFound, Refused
 from qdrant_model_migration.operations.context import OperationContext
 from qdrant_model_migration.qdrant.ledger import Ledger
 
@@ -25,11 +25,12 @@ async def find_migration(context: OperationContext, migration_id: str | None, co
 
     Raises:
         NotFound: unknown, or none or several are open; they are listed.
+        Refused: it is of collections outside the allow-list.
         MigrationError: the connection that was asked for does not answer, and no other holds the migration.
     """
     if migration_id is None:
-        found = await migrations_everywhere(context, connection)
-        is_open = [(ledger, m) for ledger, m in found if m.is_open]
+        everywhere = await migrations_everywhere(context, connection)
+        is_open = [(ledger, m) for ledger, m in everywhere if m.is_open]
         if len(is_open) != 1:
             raise NotFound(
                 f"Name the migration with 'migration_id': {len(is_open)} are open{': ' + listed(m for _, m in is_open) if is_open else ''}."
@@ -38,12 +39,30 @@ async def find_migration(context: OperationContext, migration_id: str | None, co
     wanted = migration_id.strip()
     try:
         own = await context.ledger(connection)
-        return own, await own.migration(wanted)
-    except MigrationError:
-        for ledger, migration in await _elsewhere(context, connection):
-            if migration.id == wanted:
-                return ledger, migration
-        raise
+        found = own, await own.migration(wanted)
+    except MigrationError as error:
+        others = await _elsewhere(context, connection)
+        elsewhere = next(((ledger, m) for ledger, m in others if m.id == wanted), None)
+        if elsewhere is None:
+            if isinstance(error, NotFound) and context.settings.allowed_collections:
+                # The ledger lists all; what is outside the allow-list is not told.
+                open_ones = [m for _, m in await migrations_everywhere(context, connection) if m.is_open]
+                raise NotFound(
+                    f"Nothing was changed: there is no migration {wanted!r}. Open migrations: {listed(open_ones) or 'none'}."
+                ) from None
+            raise
+        found = elsewhere
+    if not is_allowed(context, found[1]):
+        raise Refused(
+            f"Nothing was done: migration {wanted!r} is of collections that QDRANT_MIGRATION_ALLOWED_COLLECTIONS "
+            f"({', '.join(context.settings.allowed_collections)}) does not allow. Whoever runs this server can change the setting."
+        )
+    return found
+
+
+def is_allowed(context: OperationContext, migration: Migration) -> bool:
+    """Whether this installation may touch both sides of a migration; another one with the same ledger may have begun it."""
+    return all(context.settings.allows(side.collection) for side in (migration.source, migration.target))
 
 
 async def migrations_everywhere(context: OperationContext, connection: str | None = None) -> list[tuple[Ledger, Migration]]:
@@ -57,11 +76,12 @@ async def migrations_everywhere(context: OperationContext, connection: str | Non
         others = [(ledger, m) for ledger, m in others if connection in (m.source.connection, m.target.connection)]
     try:
         own = await context.ledger(connection)
-        return [*((own, m) for m in await own.migrations()), *others]
+        found = [*((own, m) for m in await own.migrations()), *others]
     except MigrationError:
         if not any(m.is_open for _, m in others):
             raise
-        return others
+        found = others
+    return [(ledger, m) for ledger, m in found if is_allowed(context, m)]
 
 
 async def _elsewhere(context: OperationContext, connection: str | None) -> list[tuple[Ledger, Migration]]:

@@ -28,7 +28,7 @@ from qdrant_model_migration.operations.finish_fields import (
 )
 from qdrant_model_migration.operations.finish_sides import created_elsewhere, found_sides
 from qdrant_model_migration.operations.placing import has_mark
-from qdrant_model_migration.operations.plans import issue_plan, redeem
+from qdrant_model_migration.operations.plans import check_made_for, issue_plan, redeem
 from qdrant_model_migration.operations.sweep import has_numbers, mark_quiet, sweep
 from qdrant_model_migration.operations.work import Work
 from qdrant_model_migration.qdrant.gateway import Gateway
@@ -172,6 +172,7 @@ async def finish(work: Work, *, action: Action, snapshot_first: bool, code: str)
         return FinishOutcome.model_validate(migration.outcomes[code])
     intent = f"finishing by {code}"
     is_resumed = migration.intent == intent
+    await check_made_for(work.ledger, migration.id, code, "finish", {"action": action, "snapshot_first": snapshot_first})
     if is_resumed:
         await _give_up_if_expired(work, code)
     else:

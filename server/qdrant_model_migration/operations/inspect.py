@@ -8,18 +8,19 @@ from typing import Any
 from qdrant_model_migration.domain.collection import Collection, FieldKind
 from qdrant_model_migration.domain.estimates import size_of
 from qdrant_model_migration.domain.findings import (
-    cleaned,
     collection_warnings,
     field_name_is_usable,
     fitted,
     limits_of,
+    name_shown,
     provenance_of,
     shown,
 )
 from qdrant_model_migration.domain.migration import Migration
 from qdrant_model_migration.domain.points import Point
 from qdrant_model_migration.domain.recipe import Endpoint
-from qdrant_model_migration.domain.texts import FieldStatistics, framework_of, text_statistics
+from qdrant_model_migration.domain.texts import FieldStatistics, TextSource, framework_of, text_statistics
+from qdrant_model_migration.domain.untrusted import fenced
 from qdrant_model_migration.errors import MigrationError
 from qdrant_model_migration.operations.context import OperationContext
 from qdrant_model_migration.operations.overview import (
@@ -113,7 +114,7 @@ async def _one(
         points=points,
         vectors=[f.info() for f in found.fields if f.kind is not FieldKind.SPARSE],
         sparse_vectors=[f.info() for f in found.fields if f.kind is FieldKind.SPARSE],
-        payload_indexes=[PayloadIndex(field=f, type=str(i.get("data_type"))) for f, i in sorted(found.payload_indexes.items())],
+        payload_indexes=[PayloadIndex(field=name_shown(f), type=str(i.get("data_type"))) for f, i in sorted(found.payload_indexes.items())],
         text_fields=[_text_field(f) for f in usable],
         framework=framework,
         provenance=provenance,
@@ -150,7 +151,8 @@ def _recommend_step(server: ServerInfo, found: Collection, alias: str | None, in
     arguments: dict[str, Any] = {"collection": alias or found.name, "goal": "replace_model"}
     if info.provenance and info.provenance.model:
         arguments["current_model"] = info.provenance.model
-    if info.provenance and info.provenance.text_field:
+    paths = {f.field for f in info.text_fields}
+    if info.provenance and info.provenance.text_field and paths.issuperset(TextSource.parse(info.provenance.text_field).fields):
         arguments["text_field"] = info.provenance.text_field
     elif info.text_fields:
         arguments["text_field"] = info.text_fields[0].field
@@ -198,7 +200,7 @@ def _text_field(statistics: FieldStatistics) -> TextField:
         coverage=round(statistics.coverage, 3),
         mean_chars=round(statistics.mean_chars, 1),
         p95_tokens=max(1, round(statistics.p95_chars / 4)),
-        example=cleaned(statistics.example),
+        example=fenced(statistics.example),
     )
 
 

@@ -35,7 +35,7 @@ async def resolve_allowed(context: OperationContext, gateway: Gateway, name: str
             raise
         known = [c for c in await gateway.collections() if is_visible(settings, c)]
         raise NotFound.named("collection or alias", name, known, "Nothing was done") from None
-    settings.check_collection_allowed(found)
+    settings.check_collection_allowed(found, named=name)
     if found == settings.ledger:
         raise Refused(
             f"Nothing was done: {found!r} is the ledger of this tool, not a collection to migrate. migration_status shows what it records."
@@ -145,9 +145,7 @@ def migration_summary(found: Migration) -> MigrationSummary:
 
 
 def is_visible(settings: Settings, name: str) -> bool:
-    if name == settings.ledger:
-        return False
-    return not settings.allowed_collections or any(fnmatchcase(name, glob) for glob in settings.allowed_collections)
+    return name != settings.ledger and settings.allows(name)
 
 
 def _passes(name: str, name_filter: str | None) -> bool:

@@ -17,11 +17,12 @@ from qdrant_model_migration.domain.migration import Migration
 from qdrant_model_migration.domain.model import ModelKind, ModelSpec
 from qdrant_model_migration.domain.recipe import Endpoint, Gate
 from qdrant_model_migration.domain.strategies import Strategy
-from qdrant_model_migration.domain.target import EMBEDDED_UNSTATED, TargetPlan, default_field, name_problem, plan_target, target_name
+from qdrant_model_migration.domain.target import EMBEDDED_UNSTATED, TargetPlan, default_field, plan_target, target_name
 from qdrant_model_migration.domain.texts import NoTexts, Texts, TextSource, text_statistics
 from qdrant_model_migration.domain.texts_file import TextsFile, coverage
 from qdrant_model_migration.errors import AlreadyExists, Refused, Unsupported
 from qdrant_model_migration.operations.context import OperationContext, now
+from qdrant_model_migration.operations.naming import check_new_name
 from qdrant_model_migration.operations.sampling import sample_points
 from qdrant_model_migration.operations.source_match import source_match
 from qdrant_model_migration.operations.truncating import check_truncation, truncated_model
@@ -316,9 +317,8 @@ async def _taken(context: OperationContext, sides: Sides, request: Request, spec
     target = request.target or target_name(source.name, spec.name, taken)
     context.settings.check_collection_allowed(target)
     for new in (target, request.alias):
-        problem = name_problem(new) if new is not None and new not in taken else None
-        if problem is not None:
-            raise Refused(f"{NOTHING}: {new!r} cannot be the name of a collection or alias: {problem}.")
+        if new is not None and (new not in taken or new == context.settings.ledger):
+            await check_new_name(context, gateway.connection.name, new, migration_id=None)
     if target in taken:
         what = f"an alias of {aliases[target]!r}" if target in aliases else "a collection"
         raise AlreadyExists(

@@ -60,12 +60,12 @@ async def read_queries(
         return found, [], f"{len(found)} given queries"
     if queries_file is None:
         return None, [], ""
-    lines = await _lines(settings.allowed_file(queries_file), queries_file)
+    lines = await _lines(settings, queries_file)
     found = await anyio.to_thread.run_sync(file_queries, lines, queries_file)
     source = f"{len(found)} queries of {Path(queries_file).name!r}"
     if qrels_file is None:
         return found, [], source
-    rows = await _lines(settings.allowed_file(qrels_file), qrels_file)
+    rows = await _lines(settings, qrels_file)
     ids = [query.id for query in found]
     grades, others = await anyio.to_thread.run_sync(file_judgements, rows, qrels_file, ids)
     notes = (
@@ -79,15 +79,17 @@ async def read_queries(
     return judged, notes, f"{source} judged by {Path(qrels_file).name!r}"
 
 
-async def _lines(path: Path, name: str) -> list[str]:
+async def _lines(settings: Settings, name: str) -> list[str]:
     def read() -> bytes:
-        with path.open("rb") as stream:
+        with settings.opened_file(name) as stream:
             return stream.read(MAX_FILE_BYTES + 1)
 
     try:
         data = await anyio.to_thread.run_sync(read)
     except OSError as error:
-        raise Refused(f"File {name!r} was not read: {error.strerror}.") from None
+        raise Refused(
+            f"File {name!r} was not read: {error.strerror or 'it cannot be read'}. Nothing was compared; see to the file and call again."
+        ) from None
     if len(data) > MAX_FILE_BYTES:
         raise Refused(f"File {name!r} was not read: it is larger than {MAX_FILE_BYTES // 1_000_000} MB.")
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from qdrant_model_migration.domain.cutover import comparison_line
 from qdrant_model_migration.domain.migration import Migration
+from qdrant_model_migration.domain.untrusted import visible
 from qdrant_model_migration.qdrant.ledger import Ledger
 
 
@@ -35,7 +36,7 @@ async def markdown_report(ledger: Ledger, migration: Migration) -> str:
     ]
     if failed:
         lines += ["", "## Accounted points", *(f"- {f.point_id}: {f.reason}" for f in failed[:100])]
-    return "\n".join(lines) + "\n"
+    return "\n".join(visible(line, one_line=True) for line in lines) + "\n"
 
 
 def _model(migration: Migration) -> str:

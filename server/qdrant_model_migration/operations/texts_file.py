@@ -9,7 +9,6 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
 from typing import IO
 
@@ -91,8 +90,7 @@ def index_texts_file(
     check = check or _nothing
     source = TextSource.parse(DEFAULT_FIELD if text_field is None else text_field)
     kind, _ = file_format(name)
-    path = settings.allowed_file(name)
-    with _opened(path, name) as stream:
+    with _opened(settings, name) as stream:
         before = os.fstat(stream.fileno())
         sha256 = _digest(stream, check)
         if expected is not None and sha256 != expected.sha256:
@@ -125,9 +123,9 @@ def _nothing() -> None: ...
 
 
 @contextmanager
-def _opened(path: Path, name: str) -> Iterator[IO[bytes]]:
+def _opened(settings: Settings, name: str) -> Iterator[IO[bytes]]:
     try:
-        with path.open("rb") as stream:
+        with settings.opened_file(name) as stream:
             yield stream
     except OSError as error:
         raise Refused(f"Texts file {name!r} was not read and nothing was changed: {error.strerror or error}.") from None

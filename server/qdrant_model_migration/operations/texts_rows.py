@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import zlib
 from collections.abc import Iterator
 from typing import IO, Any, NoReturn
@@ -15,6 +16,10 @@ from qdrant_model_migration.errors import Refused
 
 MAX_LINE_BYTES = 16 * 1024 * 1024
 BATCH_ROWS = 512
+MOST_TIMES = 200
+"""How many times its packed size a file may unpack to; texts come to a tenth of that, and a bomb of gzip to a thousand."""
+FREE_BYTES = 64 * 1024 * 1024
+"""Unpacked bytes that are not counted: a small file may hold one sentence many times."""
 _BOM = b"\xef\xbb\xbf"
 
 Row = tuple[int, PointId, str | None]
@@ -38,20 +43,46 @@ def _json_rows(stream: IO[bytes], name: str, source: TextSource, *, is_compresse
         yield from _lines(stream, name, source)
         return
     seen = 0
+    bound = _Bound(name, stream)
     try:
         with gzip.GzipFile(fileobj=stream, mode="rb") as unpacked:
-            for row in _lines(unpacked, name, source):
+            for row in _lines(unpacked, name, source, bound):
                 seen = row[0]
                 yield row
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise unusable(name, f"after line {seen}", f"what follows cannot be unpacked as gzip: {error}.") from None
 
 
-def _lines(stream: IO[bytes] | gzip.GzipFile, name: str, source: TextSource) -> Iterator[Row]:
+class _Bound:
+    """Counts what a packed file unpacks to."""
+
+    def __init__(self, name: str, stream: IO[bytes]) -> None:
+        self._name = name
+        self._packed = os.fstat(stream.fileno()).st_size
+        self._most = max(FREE_BYTES, self._packed * MOST_TIMES)
+        self._seen = 0
+
+    def add(self, size: int) -> None:
+        """Raises:
+        Refused: it is more than a file of texts unpacks to.
+        """
+        self._seen += size
+        if self._seen > self._most:
+            raise unusable(
+                self._name,
+                "",
+                f"its {self._packed:,} bytes unpack to more than {self._most // 1024**2:,} MiB, {MOST_TIMES} times as much at most is read. Is it a file of texts? "
+                "Unpacked beforehand it may have any size.",
+            )
+
+
+def _lines(stream: IO[bytes] | gzip.GzipFile, name: str, source: TextSource, bound: _Bound | None = None) -> Iterator[Row]:
     decoder = json.JSONDecoder(parse_constant=_no_constant)
     number = 0
     while line := stream.readline(MAX_LINE_BYTES + 1):
         number += 1
+        if bound is not None:
+            bound.add(len(line))
         if len(line) > MAX_LINE_BYTES:
             raise unusable(name, f"line {number}", f"it is longer than {MAX_LINE_BYTES // 1024**2} MiB.")
         if number == 1:
@@ -96,6 +127,7 @@ def _parquet_rows(stream: IO[bytes], name: str, source: TextSource) -> Iterator[
             "not installed. A file of JSON lines (.jsonl) needs nothing."
         ) from None
     number = 0
+    bound = _Bound(name, stream)
     try:
         # A buffer instead of whole column chunks: the memory does not grow with the row groups.
         with parquet.ParquetFile(stream, pre_buffer=False, buffer_size=1024 * 1024) as table:
@@ -109,6 +141,8 @@ def _parquet_rows(stream: IO[bytes], name: str, source: TextSource) -> Iterator[
                     "floats).",
                 )
             for batch in table.iter_batches(batch_size=BATCH_ROWS, columns=columns, use_threads=False):
+                # A dictionary repeats a text at no cost until it is made into rows.
+                bound.add(_row_bytes(arrow, batch))
                 for row in batch.to_pylist():
                     number += 1
                     found = read_row(row, source)
@@ -124,3 +158,9 @@ def _parquet_rows(stream: IO[bytes], name: str, source: TextSource) -> Iterator[
     except (arrow.lib.ArrowException, OSError) as error:
         reason = " ".join(str(error).split())[:200]
         raise unusable(name, f"after row {number}" if number else "", f"it cannot be read as Parquet: {reason}.") from None
+
+
+def _row_bytes(arrow: Any, batch: Any) -> int:
+    """Of a batch once its rows are made."""
+    columns = (c.cast(c.type.value_type) if arrow.types.is_dictionary(c.type) else c for c in batch.columns)
+    return sum(int(column.nbytes) for column in columns)

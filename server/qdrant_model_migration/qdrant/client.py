@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import TypeVar
+from urllib.parse import urlsplit
 
 import anyio
 import grpc
@@ -27,7 +28,7 @@ from qdrant_model_migration.errors import (
     Unsupported,
 )
 from qdrant_model_migration.qdrant.clock import SharedClock
-from qdrant_model_migration.settings import Connection
+from qdrant_model_migration.settings import Connection, redacted
 
 T = TypeVar("T")
 MAX_MESSAGE = 300
@@ -116,7 +117,7 @@ class Caller:
         )
 
     def _from_grpc(self, error: grpc.aio.AioRpcError) -> MigrationError:
-        code, text = error.code(), _short(error.details() or "")
+        code, text = error.code(), _short(error.details() or "", self.connection)
         if _NO_INFERENCE in text:
             return no_inference(text)
         kinds: dict[grpc.StatusCode, Callable[[str], MigrationError]] = {
@@ -178,7 +179,7 @@ def no_key(connection: Connection) -> AccessDenied:
 
 def from_status(error: UnexpectedResponse, connection: Connection) -> MigrationError:
     """Our error for an HTTP answer; nothing of the request is repeated."""
-    text = _reason(error)
+    text = _reason(error, connection)
     match error.status_code:
         case 400:
             return (
@@ -216,15 +217,19 @@ def from_embedded(error: Exception) -> MigrationError:
     return RequestRejected(text)
 
 
-def _reason(error: UnexpectedResponse) -> str:
+def _reason(error: UnexpectedResponse, connection: Connection) -> str:
     try:
         status = error.structured().get("status")
     except (ValueError, AttributeError):
-        return _short(error.content.decode("utf-8", "replace"))
-    return _short(str(status.get("error", "")) if isinstance(status, dict) else str(status))
+        return _short(error.content.decode("utf-8", "replace"), connection)
+    return _short(str(status.get("error", "")) if isinstance(status, dict) else str(status), connection)
 
 
-def _short(text: str) -> str:
+def _short(text: str, connection: Connection | None = None) -> str:
+    # A proxy's page of an error may hold what it was sent: the key, and the address it was sent to.
+    text = redacted(text[: MAX_MESSAGE * 20])
+    if connection is not None and connection.url is not None:
+        text = text.replace(connection.url, "(address)").replace(urlsplit(connection.url).netloc, "(address)")
     text = " ".join(text.split())
     return text if len(text) <= MAX_MESSAGE else text[: MAX_MESSAGE - 1] + "…"
 

@@ -12,6 +12,7 @@ from qdrant_client import models
 from qdrant_model_migration.domain import quantization
 from qdrant_model_migration.domain.collection import Collection, FieldKind, Json, Replica, VectorField
 from qdrant_model_migration.domain.quantization import QuantizationSettings, settings_of
+from qdrant_model_migration.domain.untrusted import visible
 from qdrant_model_migration.errors import AccessDenied, ConnectionFailed, MigrationError, NotFound, RequestRejected, Unsupported
 from qdrant_model_migration.qdrant import translate
 from qdrant_model_migration.qdrant.client import Caller, close_caller, open_caller
@@ -172,6 +173,11 @@ class Gateway:
             return aliases[name], name
         if name in collections:
             return name, None
+        if "\\" in name:
+            # Answers write out what would be hidden in a name; Qdrant allows no backslash in the name of a collection.
+            meant = [known for known in {*collections, *aliases} if visible(known, one_line=True) == name]
+            if len(meant) == 1:
+                return aliases.get(meant[0], meant[0]), meant[0] if meant[0] in aliases else None
         raise NotFound.named("collection or alias", name, {*collections, *aliases})
 
     async def describe(self, name: str) -> Collection:

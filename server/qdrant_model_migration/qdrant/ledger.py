@@ -213,8 +213,27 @@ class Ledger:
 
     # --- plans
 
-    async def add_plan(self, migration_id: str, plan: PlanRecord) -> None:
-        await self._write("plan", migration_id, plan.code, plan)
+    async def add_plan(self, migration_id: str, plan: PlanRecord) -> bool:
+        """Keep a new plan; False when its code is taken."""
+        return await self._insert("plan", migration_id, plan.code, plan)
+
+    async def plans(self, migration_id: str) -> list[PlanRecord]:
+        return [PlanRecord.model_validate(body) for body in await self._scan("plan", migration_id)]
+
+    async def renew_plan(self, migration_id: str, code: str, expires_at: float) -> bool:
+        """A plan that is shown again lasts from then on; False when it was carried out meanwhile."""
+        renewed = await self._change(
+            "plan", migration_id, code, PlanRecord, lambda p: p if p.is_used else p.model_copy(update={"expires_at": expires_at})
+        )
+        return not renewed.is_used
+
+    async def count_wrong_code(self, migration_id: str) -> None:
+        """Note at every open plan of the migration that a code was passed which nobody issued."""
+        for plan in await self.plans(migration_id):
+            if not plan.is_used:
+                await self._change(
+                    "plan", migration_id, plan.code, PlanRecord, lambda p: p.model_copy(update={"wrong_codes": p.wrong_codes + 1})
+                )
 
     async def plan(self, migration_id: str, code: str) -> PlanRecord | None:
         body = (await self._read("plan", migration_id, code)).body

@@ -9,6 +9,7 @@ from mcp.server.mcpserver import Context
 from mcp.server.mcpserver.resolve import Elicit
 from pydantic import BaseModel, Field
 
+from qdrant_model_migration.domain.untrusted import visible
 from qdrant_model_migration.errors import MigrationError
 from qdrant_model_migration.tools.support import app_of
 
@@ -45,7 +46,8 @@ async def ask(
     if held is None or held.is_used:
         # The call itself answers what is wrong with it.
         return Agreement(agreed=True)
-    return Elicit(f"Migration {migration_id}, plan {held.code}: {held.text} Carry it out?", Agreement)
+    question = f"Migration {migration_id.strip()}, plan {held.code}: {held.text} Carry it out?"
+    return Elicit(visible(question, one_line=True), Agreement)
 
 
 def is_agreed(outcome: ElicitationResult[Agreement]) -> bool:

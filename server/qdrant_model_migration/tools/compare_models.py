@@ -15,12 +15,14 @@ if TYPE_CHECKING:
     from qdrant_model_migration.domain.migration import Migration
     from qdrant_model_migration.operations.requests import Report
 
+RelevantId = Annotated[str, Field(max_length=200)] | Annotated[int, Field(ge=0, le=2**64 - 1)]
+
 
 class Query(BaseModel):
     """A query with its relevant documents."""
 
     text: str = Field(max_length=8000)
-    relevant_ids: list[str | int] | None = Field(default=None, description="ids of the points that answer it")
+    relevant_ids: list[RelevantId] | None = Field(default=None, description="ids of the points that answer it", max_length=1_000)
 
 
 async def compare_models(
@@ -30,10 +32,12 @@ async def compare_models(
     ] = None,
     collection: Annotated[str | None, Field(description="without a migration: sample this collection", max_length=255)] = None,
     models: Annotated[
-        list[str] | None, Field(description="without a migration: 2 to 6 dense models, the baseline first; model@256: cut", max_length=6)
+        list[Annotated[str, Field(max_length=200)]] | None,
+        Field(description="without a migration: 2 to 6 dense models, the baseline first; model@256: cut", max_length=6),
     ] = None,
     queries: Annotated[
-        list[str | Query] | None, Field(description="real queries of the app are best; generated when left out", max_length=10_000)
+        list[Annotated[str, Field(max_length=8000)] | Query] | None,
+        Field(description="real queries of the app are best; generated when left out", max_length=10_000),
     ] = None,
     queries_file: Annotated[str | None, Field(description="JSONL in an allowed directory", max_length=500)] = None,
     qrels_file: Annotated[

@@ -15,12 +15,12 @@ async def control_backfill(
     ctx: Context[Any, Any],
     migration_id: MigrationId,
     action: Annotated[Literal["pause", "resume", "set_pace"], Field(description="what to do")],
-    points_per_second: Annotated[float | None, Field(description="limit; 0 lifts it", ge=0)] = None,
+    points_per_second: Annotated[float | None, Field(description="limit; 0 lifts it", ge=0, le=1_000_000)] = None,
     concurrency: Annotated[
         int | None, Field(description="ranges worked at once; taken up when the backfill is started or resumed", ge=1, le=16)
     ] = None,
-    max_source_latency_ms: Annotated[float | None, Field(description="not in this version", gt=0)] = None,
-    max_cost_usd: Annotated[float | None, Field(description="not in this version", gt=0)] = None,
+    max_source_latency_ms: Annotated[float | None, Field(description="not in this version", gt=0, le=1_000_000_000)] = None,
+    max_cost_usd: Annotated[float | None, Field(description="not in this version", gt=0, le=1_000_000_000)] = None,
     connection: Connection = None,
 ) -> StatusResult:
     from qdrant_model_migration.operations.backfill import control_backfill as control

@@ -31,6 +31,7 @@ async def finish_migration(
 ) -> FinishResult:
     from qdrant_model_migration.operations.finding import find_migration
     from qdrant_model_migration.operations.finish import recovery, why_void
+    from qdrant_model_migration.operations.plans import check_made_for
     from qdrant_model_migration.operations.requests import carry_out
 
     app = app_of(ctx)
@@ -45,6 +46,7 @@ async def finish_migration(
             phase=migration.phase.value,
             refusal="the person declined",
         )
+    await check_made_for(ledger, migration.id, plan, "finish", {"action": action, "snapshot_first": snapshot_first})
     done = await ledger.operation(migration.id, f"finish-{plan.strip()}")
     if done is None or done.state == "failed":
         void = await why_void(app.context, migration, action, snapshot_first=snapshot_first, code=plan)

@@ -14,11 +14,11 @@ from qdrant_model_migration.tools.support import Connection, MigrationId, ToolSp
 async def start_backfill(
     ctx: Context[Any, Any],
     migration_id: MigrationId,
-    points_per_second: Annotated[float | None, Field(description="limit; 0 lifts it", ge=0)] = None,
+    points_per_second: Annotated[float | None, Field(description="limit; 0 lifts it", ge=0, le=1_000_000)] = None,
     concurrency: Annotated[int | None, Field(description="ranges worked at once", ge=1, le=16)] = None,
-    max_source_latency_ms: Annotated[float | None, Field(description="not in this version", gt=0)] = None,
-    max_failed_points: Annotated[int, Field(description="stop when more points cannot be embedded", ge=0)] = 100,
-    max_cost_usd: Annotated[float | None, Field(description="not in this version", gt=0)] = None,
+    max_source_latency_ms: Annotated[float | None, Field(description="not in this version", gt=0, le=1_000_000_000)] = None,
+    max_failed_points: Annotated[int, Field(description="stop when more points cannot be embedded", ge=0, le=1_000_000_000)] = 100,
+    max_cost_usd: Annotated[float | None, Field(description="not in this version", gt=0, le=1_000_000_000)] = None,
     executor: Annotated[Literal["local", "ray"], Field(description="'ray' is not in this version")] = "local",
     connection: Connection = None,
 ) -> StatusResult:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypeVar
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypeVar, cast
 
 from mcp.server.mcpserver import Context
 from mcp.server.mcpserver.exceptions import ToolError
 from mcp.types import ToolAnnotations
 from pydantic import BaseModel, Field
 
+from qdrant_model_migration.domain.untrusted import visible
 from qdrant_model_migration.errors import MigrationError
 from qdrant_model_migration.results import NextStep, Progress, Recommendation, RecommendResult, Result
+from qdrant_model_migration.settings import known_secrets, redacted
 
 if TYPE_CHECKING:
     from qdrant_model_migration.domain.migration import Migration
@@ -85,11 +88,33 @@ def answering(fn: Callable[P, Awaitable[R]], offered: frozenset[str]) -> Callabl
         try:
             answer = await fn(*args, **kwargs)
         except MigrationError as error:
-            raise ToolError(str(error)) from None
+            raise ToolError(redacted(visible(str(error), one_line=True))) from None
         _keep_to(answer, offered)
-        return answer
+        return cast(R, told(answer, secrets=known_secrets()))
 
     return call
+
+
+MULTI_LINE = frozenset({"dual_write_snippet", "query_snippet", "text", "text_field", "queries"})
+"""Fields that may have several lines: code, guidance, templates and a caller's own words. Elsewhere a name with a line break would seem to say something of ours."""
+
+
+def told(value: Any, field: str = "", *, secrets: tuple[str, ...] = ()) -> Any:
+    """An answer in which nothing is hidden, and no key is shown: names of collections, aliases, fields and models are written by others."""
+    if isinstance(value, StrEnum) or value is None:
+        return value
+    if isinstance(value, str):
+        return redacted(visible(value, one_line=field not in MULTI_LINE), secrets)
+    if isinstance(value, BaseModel):
+        parts = {name: getattr(value, name) for name in type(value).model_fields}
+        found = {name: told(part, name, secrets=secrets) for name, part in parts.items()}
+        changed = {name: part for name, part in found.items() if part is not parts[name] and part != parts[name]}
+        return value.model_copy(update=changed) if changed else value
+    if isinstance(value, Mapping):
+        return {told(key, secrets=secrets): told(part, str(key), secrets=secrets) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(told(part, field, secrets=secrets) for part in value)
+    return value
 
 
 def _keep_to(answer: object, offered: frozenset[str]) -> None:

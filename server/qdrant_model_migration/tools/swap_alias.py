@@ -40,15 +40,19 @@ async def swap_alias(
     connection: Connection = None,
 ) -> SwapResult:
     from qdrant_model_migration.operations.finding import find_migration
+    from qdrant_model_migration.operations.plans import check_made_for
     from qdrant_model_migration.operations.requests import carry_out
     from qdrant_model_migration.operations.swap import why_void
 
     app = app_of(ctx)
     ledger, migration = await find_migration(app.context, migration_id, connection)
+    if alias is not None and direction == "forward":
+        await _check_alias(app, migration, alias)
     if plan is None:
         return await _planned(app, migration, direction, alias, None, fence=fence)
     if not is_agreed(agreement):
         return _declined(app, migration)
+    await check_made_for(ledger, migration.id, plan, "swap", {"direction": direction})
     done = await ledger.operation(migration.id, f"swap-{plan.strip()}")
     if done is not None and done.state == "done":
         await _check_still_so(app, migration, SwapOutcome.model_validate(done.result), plan.strip())
@@ -68,6 +72,14 @@ async def swap_alias(
             phase=migration.phase.value, undo=_undo(migration, direction),
         )  # fmt: skip
     return _swapped(notice, migration, direction, SwapOutcome.model_validate(operation.result))
+
+
+async def _check_alias(app: App, migration: Migration, alias: str) -> None:
+    from qdrant_model_migration.operations.naming import check_new_name
+
+    connection = migration.target.connection
+    if alias not in await (await app.context.gateway(connection)).aliases():
+        await check_new_name(app.context, connection, alias, migration_id=migration.id)
 
 
 async def _planned(

@@ -1,0 +1,38 @@
+"""A session with the server in this process: as a host has it, less the process."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from mcp import Client
+
+from qdrant_model_migration.app import build_server
+from qdrant_model_migration.settings import read_settings
+from tests.mcp.hosts import Host
+
+
+@asynccontextmanager
+async def inside(environment: Mapping[str, str]) -> AsyncIterator[Host]:
+    """The server for an environment. What is logged goes where pytest has it."""
+    with pytest.MonkeyPatch.context() as patch:
+        for variable, value in environment.items():
+            patch.setenv(variable, value)
+        errors = Path(os.environ["HOME"]) / "inside.txt"
+        errors.touch()
+        failure: list[BaseException] = []
+        try:
+            async with Client(build_server(read_settings()), read_timeout_seconds=60) as client:
+                try:
+                    yield Host(client, errors)
+                except BaseException as error:
+                    failure.append(error)
+                    raise
+        except BaseExceptionGroup:
+            # The client's task groups wrap what a test raises; the test's own failure is what a reader wants to see.
+            if failure:
+                raise failure[0] from None
+            raise
