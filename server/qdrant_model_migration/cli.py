@@ -16,7 +16,6 @@ from typer.core import TyperGroup
 from qdrant_model_migration.cli_names import COMMANDS, PROGRAM, TITLES
 from qdrant_model_migration.errors import LeaseLost, MigrationError
 from qdrant_model_migration.hosts import Host
-from qdrant_model_migration.settings import RedactingFormatter
 
 
 class Commands(TyperGroup):
@@ -56,6 +55,8 @@ def fail(error: MigrationError) -> NoReturn:
 
 def log_to_stderr(level: int = logging.INFO) -> None:
     """Logs never go to stdout: under stdio that is the protocol's."""
+    from qdrant_model_migration.settings import RedactingFormatter
+
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(RedactingFormatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
     logging.basicConfig(handlers=[handler], level=level, force=True)

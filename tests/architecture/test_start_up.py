@@ -27,7 +27,7 @@ HEAVY = frozenset(
 """What takes from a twentieth of a second to whole ones to import, and serves calls only. The SDK's server loads rich itself, for its logging."""
 
 INNER = frozenset({"domain", "embedders", "operations", "qdrant", "worker"})
-LIGHT = frozenset({"operations", "operations.context", "operations.requests", "worker", "worker.detach"})
+LIGHT = frozenset({"domain", "domain.untrusted", "operations", "operations.context", "operations.requests", "worker", "worker.detach"})
 """What of the inner layers the server's state is made of; everything else there waits for a call."""
 
 FOR_HELP = frozenset({"__main__", "cli", "cli_names", "errors", "hosts"})
