@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from qdrant_client import QdrantClient, models
 
-from qdrant_model_migration.domain.app_changes import app_changes, dual_write_snippet
+from qdrant_model_migration.domain.app_changes import app_changes
 from qdrant_model_migration.domain.collection import FieldKind
+from qdrant_model_migration.domain.dual_writes import dual_write_snippet
 from qdrant_model_migration.domain.migration import Migration
 from qdrant_model_migration.domain.model import ModelKind, ModelSpec
 from qdrant_model_migration.domain.recipe import Endpoint, Recipe
