@@ -115,7 +115,7 @@ _KEEPS_VECTORS = '''\
     def _vectors(self, texts: dict) -> dict:
         """A vector for each id; the target's own where it has one of the same text, so that a counter in the payload embeds nothing."""
         made = {}
-        for record in self.target.retrieve(TARGET, list(texts), with_payload=True, with_vectors=True):
+        for record in self.target.retrieve(TARGET, list(texts), with_payload=True, with_vectors=[NEW_FIELD] if NEW_FIELD else True):
             if NEW_FIELD in vectors_of(record) and text_of(record.payload or {}) == texts[record.id]:
                 made[record.id] = vectors_of(record)[NEW_FIELD]
         new = [i for i in texts if i not in made]
