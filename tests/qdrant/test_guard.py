@@ -14,6 +14,7 @@ from qdrant_model_migration.qdrant.probe import leftovers, prove_guard, prove_ri
 from qdrant_model_migration.settings import read_settings
 from tests.conftest import Backend, NewServer
 from tests.qdrant.seeds import opened
+from tests.servers import QdrantServer
 
 BASE: Payload = {"text": "as it was", "n": 1, "f": 0.5, "flag": False, "nothing": None, "my key": "a/b", "tags": ["x"]}
 
@@ -172,3 +173,42 @@ async def test_strict_mode_that_refuses_the_guard_neither_hinders_nor_overwrites
             await gateway.points.delete_if(name, number, observed=BASE)
         found = [await payload_of(gateway, name, number) for number in (1, 2, 3, 4)]
     assert found == [WANTED, EDITS["float upwards"], None, EDITS["text"]]
+
+
+async def test_of_many_writes_at_once_each_has_its_own_guard_and_number(
+    any_qdrant: Backend, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half of the points are no longer as observed: they stay, the others are overwritten or deleted, by either kind of id."""
+    ids: list[PointId] = [*range(1, 9), *(f"00000000-0000-4000-8000-{i:012d}" for i in range(8))]
+    as_seen, edited = ids[::2], ids[1::2]
+    async with opened(any_qdrant, monkeypatch) as context:
+        gateway = await context.gateway()
+        vectors = {"": [1.0, 0.0]}
+        await gateway.create_collection(name, {"vectors": {"size": 2, "distance": "Dot"}})
+        await gateway.points.write(name, [Point(id=i, payload=BASE, vectors=vectors) for i in as_seen])
+        await gateway.points.write(name, [Point(id=i, payload=EDITS["integer"], vectors=vectors) for i in edited])
+        before = {} if any_qdrant.is_embedded else await gateway.points.versions(name, ids, using="", size=2)
+        numbers = await gateway.points.replace_all(name, [(Point(id=i, payload=WANTED, vectors=vectors), BASE) for i in ids])
+        assert {i: p.payload for i, p in (await gateway.points.retrieve(name, ids)).items()} == {
+            **dict.fromkeys(as_seen, WANTED),
+            **dict.fromkeys(edited, EDITS["integer"]),
+        }
+        if not any_qdrant.is_embedded:
+            after = await gateway.points.versions(name, ids, using="", size=2)
+            assert {i: after[i] for i in as_seen} == {i: numbers[i] for i in as_seen}
+            assert {i: after[i] for i in edited} == {i: before[i] for i in edited}
+        await gateway.points.delete_all_if(name, [Point(id=i, payload=WANTED) for i in ids])
+        assert (await gateway.points.retrieve(name, ids)).keys() == set(edited)
+
+
+async def test_deletes_whose_guards_strict_mode_refuses_are_looked_at_one_by_one(
+    server: QdrantServer, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable, value in server.environment.items():
+        monkeypatch.setenv(variable, value)
+    async with OperationContext(read_settings()) as context:
+        gateway = await context.gateway()
+        await payload_only(gateway, name, *(Point(id=i, payload={"a": i}) for i in (1, 2, 3)))
+        await gateway.update(name, {"strict_mode": {"enabled": True, "unindexed_filtering_update": False}})
+        await gateway.points.delete_all_if(name, [Point(id=i, payload={"a": i if i != 2 else "older"}) for i in (1, 2, 3)])
+        assert {i: await payload_of(gateway, name, i) for i in (1, 2, 3)} == {1: None, 2: {"a": 2}, 3: None}

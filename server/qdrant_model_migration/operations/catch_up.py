@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import anyio
 
-from qdrant_model_migration.domain.points import Point, PointId, tag
+from qdrant_model_migration.domain.points import Payload, Point, PointId, tag
 from qdrant_model_migration.domain.verification import Difference, Expectation, Kind, Tally
 from qdrant_model_migration.errors import MigrationError
 from qdrant_model_migration.operations.context import now
@@ -22,7 +22,9 @@ from qdrant_model_migration.results import Lag, Repaired
 
 SETTLE_S = 1.0
 """Between the two looks while an app writes."""
-CONCURRENT_WRITES = 8
+CONCURRENT_WRITES = 4
+REWRITTEN_AT_ONCE = 32
+"""Guarded writes a request, each with a filter of its own."""
 
 StillDue = Callable[[Sequence[Difference]], Awaitable[set[PointId]]]
 """Which of the differences may still be written; for a target that serves already."""
@@ -92,12 +94,7 @@ async def _forget_accounted(work: Work, written: Sequence[Point]) -> None:
 async def _remove_if_deleted(work: Work, written: Sequence[Point]) -> None:
     """A point that left the source while it was being embedded must not live on in the target."""
     still = await work.source.points.existing(work.migration.source.collection, [p.id for p in written])
-    for point in written:
-        if point.id not in still:
-            work.check()
-            await work.target.points.delete_if(
-                work.migration.target.collection, point.id, observed=point.payload, shard_key=point.shard_key
-            )
+    await _delete_seen(work, [point for point in written if point.id not in still])
 
 
 async def rewrite(work: Work, found: Sequence[Difference], still_due: StillDue | None = None, *, follows_deletes: bool = True) -> None:
@@ -131,23 +128,21 @@ async def rewrite(work: Work, found: Sequence[Difference], still_due: StillDue |
     due = await still_due(found) if still_due is not None else {d.id for d in found}
     failures: list[MigrationError] = []
     gate = anyio.CapacityLimiter(CONCURRENT_WRITES)
+    changes = [(ready[tag(d.id)], d.target.payload) for d in found if d.target is not None and d.id in due and tag(d.id) in ready]
 
-    async def write(point: Point, observed: Point) -> None:
+    async def write(batch: Sequence[tuple[Point, Payload]]) -> None:
         async with gate:
             try:
                 work.check()
-                operation = await work.target.points.replace(
-                    work.migration.target.collection, point, observed=observed.payload, whole=still_due is not None
-                )
-                work.note_written([point.id], operation)
+                written = await work.target.points.replace_all(work.migration.target.collection, batch, whole=still_due is not None)
+                for point_id, operation in written.items():
+                    work.note_written([point_id], operation)
             except MigrationError as error:
                 failures.append(error)
 
     async with anyio.create_task_group() as group:
-        for difference in found:
-            point = ready.get(tag(difference.id))
-            if point is not None and difference.target is not None and difference.id in due:
-                group.start_soon(write, point, difference.target)
+        for start in range(0, len(changes), REWRITTEN_AT_ONCE):
+            group.start_soon(write, changes[start : start + REWRITTEN_AT_ONCE])
     if failures:
         raise failures[0]
     if follows_deletes:
@@ -172,9 +167,10 @@ async def delete_extra(work: Work, found: Sequence[Difference]) -> None:
 
 async def _delete(work: Work, found: Sequence[Difference]) -> None:
     """Delete points of the target that are still as they were seen."""
-    for target in (d.target for d in found):
-        if target is not None:
-            work.check()
-            await work.target.points.delete_if(
-                work.migration.target.collection, target.id, observed=target.payload, shard_key=target.shard_key
-            )
+    await _delete_seen(work, [d.target for d in found if d.target is not None])
+
+
+async def _delete_seen(work: Work, seen: Sequence[Point]) -> None:
+    for start in range(0, len(seen), REWRITTEN_AT_ONCE):
+        work.check()
+        await work.target.points.delete_all_if(work.migration.target.collection, seen[start : start + REWRITTEN_AT_ONCE])

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict
 from qdrant_client import AsyncQdrantClient, models
 
 from qdrant_model_migration.domain.points import Payload, Point, PointId, ServerText, ShardKey, payload_digest
-from qdrant_model_migration.errors import RequestRejected
+from qdrant_model_migration.errors import BatchTooLarge, RequestRejected
 from qdrant_model_migration.qdrant import translate
 from qdrant_model_migration.qdrant.client import Caller
 
@@ -195,6 +195,36 @@ class Points:
         answer = await self._call(lambda: client.upsert(collection, structs, wait=True, shard_key_selector=group[0].shard_key, **guard))
         return answer.operation_id
 
+    async def replace_all(
+        self, collection: str, changes: Sequence[tuple[Point, Payload]], *, whole: bool = False
+    ) -> dict[PointId, int | None]:
+        """As `replace` for many points, each with the payload observed of it, in one request; the number of each operation by id."""
+        if not changes:
+            return {}
+        if len(changes) > 1:
+            operations = [
+                models.UpsertOperation(
+                    upsert=models.PointsList(
+                        points=[translate.struct(point)],
+                        shard_key=point.shard_key,
+                        update_filter=translate.still_holds(point.id, observed, point.payload, whole=whole),
+                    )
+                )
+                for point, observed in changes
+            ]
+            try:
+                # Five times as fast as one request each (400 points of 384 dimensions); over gRPC it gains nothing.
+                answers = await self._call(lambda: self._call.rest.batch_update_points(collection, operations, wait=True))
+                return {point.id: answer.operation_id for (point, _), answer in zip(changes, answers, strict=True)}
+            except BatchTooLarge:
+                middle = len(changes) // 2
+                halves = [await self.replace_all(collection, half, whole=whole) for half in (changes[:middle], changes[middle:])]
+                return halves[0] | halves[1]
+            except RequestRejected:
+                # One of them was refused, and the rest partly applied: a repetition is harmless, and tells which.
+                pass
+        return {point.id: await self.replace(collection, point, observed=observed, whole=whole) for point, observed in changes}
+
     async def replace(self, collection: str, point: Point, *, observed: Payload, whole: bool = False) -> int | None:
         """Overwrite one existing point unless what is replaced (`whole`: anything) is no longer as observed, as far as a filter can tell.
 
@@ -211,6 +241,22 @@ class Points:
         except RequestRejected:
             # Strict mode refuses its conditions: no index, or too many.
             return await write(None) if await self._as_observed(collection, point.id, observed, point.shard_key) else None
+
+    async def delete_all_if(self, collection: str, seen: Sequence[Point]) -> None:
+        """As `delete_if` for many points, each as it was seen, in few requests."""
+        numbers = [p for p in seen if isinstance(p.id, int)]
+        operations = [
+            models.DeleteOperation(delete=models.FilterSelector(filter=translate.still_holds(p.id, p.payload, {}), shard_key=p.shard_key))
+            for p in numbers
+        ]
+        by_one = [p for p in seen if not isinstance(p.id, int)]
+        if operations:
+            try:
+                await self._call(lambda: self._call.rest.batch_update_points(collection, operations, wait=True))
+            except RequestRejected:
+                by_one = list(seen)
+        for point in by_one:
+            await self.delete_if(collection, point.id, observed=point.payload, shard_key=point.shard_key)
 
     async def delete_if(self, collection: str, point_id: PointId, *, observed: Payload, shard_key: ShardKey | None = None) -> None:
         """Delete one point unless its payload is no longer as observed, as far as a filter can tell; a UUID is looked at right before.
