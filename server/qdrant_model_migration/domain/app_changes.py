@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from qdrant_model_migration.domain.collection import METADATA_KEY
+from qdrant_model_migration.domain.cutover import unchanged_writer
 from qdrant_model_migration.domain.migration import Migration
 from qdrant_model_migration.domain.model import ModelKind, ModelSpec
 
@@ -34,6 +35,10 @@ def app_changes(migration: Migration, aliases: list[str], old_dimensions: int | 
             "source, and what the source does not hold is deleted from it."
         )
     found.append(_writers(migration))
+    if not migration.keeps_old_field and migration.writes != "frozen":
+        found.append(
+            f"Each writer changes its model at the moment at which it writes to {migration.target.collection!r}. {unchanged_writer(migration.spec, old_dimensions)}"
+        )
     if migration.texts is not None and migration.writes != "frozen":
         found.append(_TEXTS_WRITTEN_LATER[migration.writes])
     return found
@@ -110,7 +115,8 @@ def _writers(migration: Migration) -> str:
         return (
             f"Writers may go on as they are, {where}while the worker runs: it fills {field!r} where an upsert left it out (a full upsert that omits a vector deletes it). "
             f"From the first reader of {field!r} on they write both vectors, or update payloads and single vectors only; edits of the text alone (set_payload) leave a "
-            "stale vector behind."
+            "stale vector behind: on a collection of one shard verify_target finds every one of them and repair_target embeds them again; elsewhere (several shards, a "
+            "cluster, embedded) a sample finds some. A text that is taken away (delete_payload) leaves its vector, which is not found: it may be the app's own."
         )
     if migration.keeps_old_field:
         return {

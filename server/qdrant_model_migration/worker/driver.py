@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 
 import anyio
 
@@ -109,6 +110,8 @@ class Driver:
                 except MigrationError as error:
                     failure.append(error)
                 group.cancel_scope.cancel()
+            with suppress(MigrationError):
+                await work.save_own()
         except MigrationError as error:
             failure.append(error)
         except anyio.get_cancelled_exc_class():
@@ -147,6 +150,7 @@ class Driver:
             try:
                 self._measure(work.progress)
                 await held.renew(work.progress)
+                await work.save_own()
                 work.pace = await work.ledger.pace(self._id)
                 self._is_awaited = bool(await self._pending(work))
             except LeaseLost as error:
