@@ -101,4 +101,4 @@ async def _are_the_sources(work: Work, wrong: Sequence[Point]) -> bool:
     sources = await work.source.points.retrieve(work.migration.source.collection, [p.id for p in wrong], payload=False, vectors=[old])
     pairs = [(p.vectors[work.made_field], sources[p.id].vectors.get(old)) for p in wrong if p.id in sources]
     alike = sum(b is not None and np.shape(a) == np.shape(b) and dense_cosine(a, b) >= SAME_COSINE for a, b in pairs)
-    return 2 * alike > len(wrong)
+    return bool(2 * alike > len(wrong))

@@ -99,7 +99,7 @@ async def _forget_failures(work: Work) -> None:
     await work.ledger.remove_failed(work.id, [f.point_id for f in failed])
 
 
-async def _embed_wrong_again(work: Work, found: ProvenanceCheck) -> int:
+async def _embed_wrong_again(work: Work, checked: ProvenanceCheck) -> int:
     """Vectors of another model or of an earlier text were found: embed again what may be so, and rewrite what disagrees.
 
     Where only points of other writers are wrong, and it is known which those are, these; else every text, which costs as much as the backfill.
@@ -109,7 +109,7 @@ async def _embed_wrong_again(work: Work, found: ProvenanceCheck) -> int:
     target = await work.target.describe(name)
     held = target.field(work.made_field)
     datatype = held.datatype if held else "float32"
-    numbered = await others(work, target) if found.wrong == found.others_wrong else None
+    numbered = await others(work, target) if checked.wrong == checked.others_wrong else None
     if numbered is not None:
         work.progress.stage = "embedding again what other writers wrote"
         pages = _pages_of(work, name, numbered.ids, fields)
@@ -118,10 +118,10 @@ async def _embed_wrong_again(work: Work, found: ProvenanceCheck) -> int:
         pages = _pages(work, name, fields)
     rewritten = 0
     async for page in pages:
-        checked = [(p, text) for p in page if (text := work.texts.of(p)) and p.vectors.get(work.made_field) is not None]
-        if checked:
-            result = await agreement(embedder, [t for _, t in checked], [p.vectors[work.made_field] for p, _ in checked], datatype=datatype)
-            wrong = [checked[i][0] for i in result.wrong]
+        filled = [(p, text) for p in page if (text := work.texts.of(p)) and p.vectors.get(work.made_field) is not None]
+        if filled:
+            result = await agreement(embedder, [t for _, t in filled], [p.vectors[work.made_field] for p, _ in filled], datatype=datatype)
+            wrong = [filled[i][0] for i in result.wrong]
             if work.migration.serves_while_filled:
                 rewritten += await rewrite_vectors(work, wrong, is_stopping=lambda: False)
                 continue
