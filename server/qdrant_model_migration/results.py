@@ -299,6 +299,9 @@ class Lag(Wire):
     changed: int = 0
     at: str
     has_converged: bool = False
+    is_full: bool = Field(
+        default=True, description="false: only what `updated_at_field` says was written lately was read; deletes are for the next full pass"
+    )
 
 
 class Progress(Wire):

@@ -6,6 +6,7 @@ from qdrant_model_migration.domain.collection import METADATA_KEY
 from qdrant_model_migration.domain.cutover import unchanged_writer
 from qdrant_model_migration.domain.migration import Migration
 from qdrant_model_migration.domain.model import ModelKind, ModelSpec
+from qdrant_model_migration.domain.updated_at import FULL_EVERY_S, SLACK_S, UpdatedAt
 
 _TEXTS_WRITTEN_LATER = {
     "dual_write": "The texts come from a file, which knows nothing of what is written after it was made: the dual-write snippet takes `text_of(record)`, by which the app "
@@ -39,6 +40,8 @@ def app_changes(migration: Migration, aliases: list[str], old_dimensions: int | 
         found.append(
             f"Each writer changes its model at the moment at which it writes to {migration.target.collection!r}. {unchanged_writer(migration.spec, old_dimensions)}"
         )
+    if migration.updated_at is not None:
+        found.append(_told_by(migration.updated_at))
     if migration.texts is not None and migration.writes != "frozen":
         found.append(_TEXTS_WRITTEN_LATER[migration.writes])
     return found
@@ -131,6 +134,15 @@ def _writers(migration: Migration) -> str:
         else f"Writers embed with {model.name} for the new collection as well, from the start of the backfill, and write only there after the swap.",
         "live": "Writers go on as they are; after the swap they must embed documents with the new model and write through the alias or to the new collection.",
     }[migration.writes]
+
+
+def _told_by(told: UpdatedAt) -> str:
+    lacking = f" {1 - told.coverage:.0%} of the sampled points do not hold it." if told.coverage < 1 else ""
+    return (
+        f"Writes set {told.field!r} to their time, partial updates too: catch-up passes read what it says was written since the last one began, less {SLACK_S:.0f} s for clocks "
+        f"that differ.{lacking} Deletes, and writes that leave it or state an earlier time, are found by a full pass: every {FULL_EVERY_S / 60:.0f} minutes (less often where one "
+        "takes long), before 'backfilled', in every verification and before the swap."
+    )
 
 
 def _options(model: ModelSpec) -> str:

@@ -14,6 +14,7 @@ from qdrant_model_migration.domain.collection import Collection, FieldKind, Json
 from qdrant_model_migration.domain.quantization import QuantizationSettings, settings_of
 from qdrant_model_migration.errors import AccessDenied, ConnectionFailed, MigrationError, NotFound, RequestRejected, Unsupported
 from qdrant_model_migration.qdrant import translate
+from qdrant_model_migration.qdrant.changes import Changes
 from qdrant_model_migration.qdrant.client import Caller, close_caller, open_caller
 from qdrant_model_migration.qdrant.points import Points
 from qdrant_model_migration.qdrant.raw import Raw
@@ -78,6 +79,7 @@ class Gateway:
         self.shards = Shards(caller)
         self.vectors = Vectors(caller)
         self.searches = Searches(caller)
+        self.changes = Changes(caller)
         self._raw = Raw(caller)
         self._facts: ServerFacts | None = None
 
