@@ -18,6 +18,7 @@ from qdrant_model_migration.domain.model import ModelKind, ModelSpec
 from qdrant_model_migration.domain.recipe import Endpoint, Recipe
 from qdrant_model_migration.domain.texts import TextSource
 from qdrant_model_migration.domain.texts_file import TextsFile
+from qdrant_model_migration.domain.updated_at import UpdatedAt
 from tests.servers import QdrantServer
 
 
@@ -49,6 +50,31 @@ def test_other_dimensions_fail_and_equal_ones_return_nonsense() -> None:
     assert "nonsense" not in other
     assert "gets nonsense without any error: both have the same dimensions" in equal
     assert "fails" not in equal
+
+
+def test_what_becomes_of_a_writer_that_was_not_changed_is_told() -> None:
+    """Refused with another size; taken without an error, and found by the verification alone, with the same one."""
+    other, equal = told(8, writes="live"), told(4, writes="dual_write")
+    assert "goes on with the old model (8 dimensions) is refused there with 400 'Vector dimension error'" in other
+    assert "in neither collection" in other
+    assert "is taken without an error, for both have the same dimensions" in equal
+    assert "verify_target finds them, also after the swap" in equal
+    assert "goes on with the old model" not in told(8, writes="frozen")
+
+
+def test_what_cannot_be_detected_in_place_is_told() -> None:
+    made = Recipe(field="new", kind="embed", source_field="", stage="fill")
+    found = told(8, recipes=(made,), placement="in_place", target=Endpoint(collection="docs"), dense_field="")
+    assert "on a collection of one shard verify_target finds every one of them and repair_target embeds them again" in found
+    assert "elsewhere (several shards, a cluster, embedded) a sample finds some" in found
+    assert "A text that is taken away (delete_payload) leaves its vector, which is not found" in found
+
+
+def test_what_passes_by_updated_at_do_not_see_is_told() -> None:
+    found = told(8, updated_at=UpdatedAt(field="at", unit="s", coverage=0.9))
+    assert "Writes set 'at' to their time" in found
+    assert "10% of the sampled points do not hold it" in found
+    assert "Deletes, and writes that leave it or state an earlier time, are found by a full pass" in found
 
 
 @pytest.mark.parametrize("dimensions", [4, 8])
