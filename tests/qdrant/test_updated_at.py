@@ -184,6 +184,35 @@ async def test_a_migration_by_updated_at_ends_its_backfill_with_a_full_pass(
         assert targets == sources
 
 
+async def test_without_its_index_passes_read_everything_until_it_is_back(
+    server: QdrantServer, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody drops it while the migration runs, or the server builds it anew: nothing fails, and nothing is missed."""
+    told = UpdatedAt(field="at", unit="s")
+    async with opened(backend_of(server, name), monkeypatch) as context:
+        seeded = {"points": 40, "payload": lambda n: {"text": text(n), "at": LONG_AGO + n}}
+        work = await backfilled(context, name, seeded=seeded, updated_at=told)
+        source = work.migration.source.collection
+
+        async def late(n: int) -> None:
+            await work.source.points.write(
+                source, [Point(id=n, payload={"text": "late", "at": LONG_AGO + 1000 * n}, vectors={"": OLD_VECTOR})]
+            )
+
+        passes = Passes()
+        found: list[tuple[bool, int]] = []
+        for number, step in enumerate(["none", "none", "there", "there", "dropped", "there"], start=1):
+            if step == "there":
+                await work.source.create_payload_index(source, "at", {"data_type": "integer"})
+            elif step == "dropped":
+                await work.source.call(lambda: work.source.call.rest.delete_payload_index(source, "at", wait=True))
+            await late(number)
+            lag, _ = await passes.next(work)
+            found.append((lag.is_full, lag.changed))
+        assert [changed for _, changed in found] == [1] * 6
+        assert [is_full for is_full, _ in found] == [True, True, True, False, True, True]
+
+
 @pytest.mark.parametrize(
     ("index", "payload", "why"),
     [

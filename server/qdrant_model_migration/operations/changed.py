@@ -7,6 +7,7 @@ does not tell its time, is found by those, and by a full pass every ten minutes 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 
 import anyio
@@ -14,6 +15,7 @@ import anyio
 from qdrant_model_migration.domain.points import PointId
 from qdrant_model_migration.domain.updated_at import FULL_EVERY_S, since
 from qdrant_model_migration.domain.verification import Kind
+from qdrant_model_migration.errors import RequestRejected
 from qdrant_model_migration.operations.catch_up import catch_up_pass, settle
 from qdrant_model_migration.operations.context import now
 from qdrant_model_migration.operations.diff import expectation, look_again
@@ -37,13 +39,15 @@ class Passes:
     async def next(self, work: Work, *, is_full: bool = False) -> tuple[Lag, Repaired]:
         """A pass over what changed since the last one began; over everything where that is due, asked for, or cannot be told."""
         began = self._clock()
-        told = work.migration.updated_at
-        newest = await work.source.changes.newest(work.migration.source.collection, told) if told is not None else None
-        if is_full or self._since_s is None or self._is_full_due(began):
+        newest = await _newest(work)
+        found = None
+        if newest is not None and self._since_s is not None and not is_full and not self._is_full_due(began):
+            with suppress(RequestRejected):
+                # The index is gone or being built anew: then everything is read, and what else may be refused is refused there as well.
+                found = await changed_pass(work, self._since_s)
+        if found is None:
             found = await catch_up_pass(work)
             self._full_at, self._full_took_s = self._clock(), self._clock() - began
-        else:
-            found = await changed_pass(work, self._since_s)
         if newest is None:
             self._since_s = None
         elif self._since_s is None or not found[1].left:
@@ -55,6 +59,17 @@ class Passes:
 
     def _is_full_due(self, at: float) -> bool:
         return self._full_at is None or at - self._full_at >= max(FULL_EVERY_S, 3 * self._full_took_s)
+
+
+async def _newest(work: Work) -> float | None:
+    """The latest time that the source tells; None where no field tells any, or its index does not serve at the moment."""
+    told = work.migration.updated_at
+    if told is None:
+        return None
+    try:
+        return await work.source.changes.newest(work.migration.source.collection, told)
+    except RequestRejected:
+        return None
 
 
 async def changed_pass(work: Work, since_s: float) -> tuple[Lag, Repaired]:
