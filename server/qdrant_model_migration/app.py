@@ -10,13 +10,9 @@ from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.mcpserver.exceptions import ResourceError
 
 from qdrant_model_migration import __version__
-from qdrant_model_migration.domain.guidance import guidance_text
 from qdrant_model_migration.errors import MigrationError
 from qdrant_model_migration.operations.context import OperationContext
-from qdrant_model_migration.operations.finding import find_migration
-from qdrant_model_migration.operations.report import markdown_report
 from qdrant_model_migration.operations.requests import LocalOperations
-from qdrant_model_migration.operations.status import read_status
 from qdrant_model_migration.settings import Settings
 from qdrant_model_migration.tools import TOOLS
 from qdrant_model_migration.tools.support import App, answering, app_of
@@ -71,10 +67,15 @@ def build_server(settings: Settings) -> MCPServer[App]:
 def _add_resources(server: MCPServer[App]) -> None:
     @server.resource(SKILL_URI, name="SKILL.md", title="Guidance on changing embedding models in Qdrant", mime_type="text/markdown")
     def skill() -> str:
+        from qdrant_model_migration.domain.guidance import guidance_text
+
         return guidance_text()
 
     @server.resource("migration://{migration_id}", name="migration", title="A migration as recorded", mime_type="application/json")
     async def migration(migration_id: str, ctx: Context[Any, Any]) -> str:
+        from qdrant_model_migration.operations.finding import find_migration
+        from qdrant_model_migration.operations.status import read_status
+
         context = app_of(ctx).context
         try:
             ledger, found = await find_migration(context, migration_id)
@@ -84,6 +85,9 @@ def _add_resources(server: MCPServer[App]) -> None:
 
     @server.resource("migration://{migration_id}/report", name="migration-report", title="Report of a migration", mime_type="text/markdown")
     async def report(migration_id: str, ctx: Context[Any, Any]) -> str:
+        from qdrant_model_migration.operations.finding import find_migration
+        from qdrant_model_migration.operations.report import markdown_report
+
         try:
             ledger, found = await find_migration(app_of(ctx).context, migration_id)
             return await markdown_report(ledger, found)

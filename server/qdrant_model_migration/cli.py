@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any, NoReturn
 
-import anyio
 import typer
 from typer.core import TyperGroup
 
-from qdrant_model_migration.cli_names import COMMANDS, PROGRAM
+from qdrant_model_migration.cli_names import COMMANDS, PROGRAM, TITLES
 from qdrant_model_migration.errors import LeaseLost, MigrationError
 from qdrant_model_migration.hosts import Host
-from qdrant_model_migration.settings import read_settings
 
 
 class Commands(TyperGroup):
@@ -22,6 +23,15 @@ class Commands(TyperGroup):
 
     def list_commands(self, ctx: Any) -> list[str]:
         return [*COMMANDS, *super().list_commands(ctx)]
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """The list of commands. The tools' own come by their titles: their whole help would be made of tools that nobody asked for."""
+        others = {name: self.get_command(ctx, name) for name in super().list_commands(ctx)}
+        limit = formatter.width - 6 - max(map(len, [*TITLES, *others]))
+        rows = [(name, f"{title}.") for name, title in TITLES.items()]
+        rows += [(name, command.get_short_help_str(limit)) for name, command in others.items() if not command.hidden]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         if cmd_name not in COMMANDS:
@@ -50,6 +60,17 @@ def log_to_stderr(level: int = logging.INFO) -> None:
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
 
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Without the collector: importing makes very many objects and hardly any garbage, and looking for it takes a seventh of a start."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
 @app.callback(invoke_without_command=True)
 def root(ctx: typer.Context, version: Annotated[bool, typer.Option("--version", help="print the version", is_eager=True)] = False) -> None:
     """Migrate a Qdrant collection to another embedding model. Without a command: serve MCP over stdio."""
@@ -74,12 +95,14 @@ def serve(
     ] = None,
 ) -> None:
     """Serve MCP: over stdio, as hosts start it, or over HTTP."""
-    from qdrant_model_migration.app import build_server
-
     log_to_stderr(logging.WARNING)
     try:
-        settings = read_settings()
-        server = build_server(settings)
+        with _uncollected():
+            from qdrant_model_migration.app import build_server
+            from qdrant_model_migration.settings import read_settings
+
+            settings = read_settings()
+            server = build_server(settings)
         if http:
             from qdrant_model_migration.serving import serve_http
 
@@ -98,11 +121,16 @@ def worker(
     connection: Annotated[str | None, typer.Option(help="the connection that holds the ledger; looked for when left out")] = None,
     log: Annotated[str | None, typer.Option(help="where this process's output goes, for the record")] = None,
     idle_exit: Annotated[float, typer.Option(help="leave when nothing was to do for so many seconds")] = 30.0,
+    stand_by: Annotated[
+        bool, typer.Option("--stand-by", help="only take over should the driver die while writers wait, and leave when they no longer do")
+    ] = False,
 ) -> None:
     """Drive one migration: backfill, catch up, carry out what is recorded. By hand, by cron or as a Kubernetes Job."""
+    import anyio
+
     log_to_stderr()
     try:
-        anyio.run(_work, migration_id, connection, log, idle_exit)
+        anyio.run(_work, migration_id, connection, log, idle_exit, stand_by)
     except LeaseLost as error:
         logging.getLogger(__name__).info("%s", error)
     except MigrationError as error:
@@ -110,10 +138,16 @@ def worker(
         raise typer.Exit(1) from None
 
 
-async def _work(migration_id: str, connection: str | None, log: str | None, idle_exit: float) -> None:
-    from qdrant_model_migration.operations.context import OperationContext
-    from qdrant_model_migration.operations.finding import find_migration
-    from qdrant_model_migration.worker.driver import Driver
+async def _work(migration_id: str, connection: str | None, log: str | None, idle_exit: float, stand_by: bool) -> None:
+    with _uncollected():
+        import anyio
+
+        from qdrant_model_migration.operations.context import OperationContext
+        from qdrant_model_migration.operations.finding import find_migration
+        from qdrant_model_migration.settings import read_settings
+        from qdrant_model_migration.worker.driver import Driver
+        from qdrant_model_migration.worker.spawn import spawn_worker
+        from qdrant_model_migration.worker.standby import drive_when_needed
 
     asked = anyio.Event()
 
@@ -129,7 +163,16 @@ async def _work(migration_id: str, connection: str | None, log: str | None, idle
             if connection is None:
                 ledger, _ = await find_migration(context, migration_id)
                 connection = ledger.gateway.connection.name
-            await Driver(context, migration_id, connection=connection, log=log, is_stopping=asked.is_set, idle_exit_s=idle_exit).run()
+            driver = Driver(
+                context,
+                migration_id,
+                connection=connection,
+                log=log,
+                is_stopping=asked.is_set,
+                idle_exit_s=idle_exit,
+                stand_by=lambda migration: spawn_worker(context.settings, migration, stands_by=True),
+            )
+            await (drive_when_needed(context, driver, migration_id, connection) if stand_by else driver.run())
         except MigrationError as error:
             failure.append(error)
         group.cancel_scope.cancel()
@@ -162,6 +205,8 @@ def doctor(
     clean: Annotated[bool, typer.Option("--clean", help="delete scratch collections that a killed probe left behind")] = False,
 ) -> None:
     """Check settings, connections, rights, ledger, models and folders; each problem with its remedy. Exit code 1 when a check fails."""
+    import anyio
+
     from qdrant_model_migration.doctor import diagnose, report
 
     logging.basicConfig(stream=sys.stderr, level=logging.CRITICAL)
@@ -177,6 +222,7 @@ def config(
 ) -> None:
     """Print the block that adds this server to a host: with absolute paths, without keys. Where it belongs is told on stderr."""
     from qdrant_model_migration.hosts import block_text, by_uvx, environment_of, notes, this_installation
+    from qdrant_model_migration.settings import read_settings
 
     try:
         environment = environment_of(read_settings())

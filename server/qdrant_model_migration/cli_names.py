@@ -24,6 +24,21 @@ COMMANDS: dict[str, str] = {
     "guidance": "read_guidance",
 }
 """Command -> tool, in the order of a migration."""
+TITLES: dict[str, str] = {
+    "inspect": "Inspect a Qdrant collection",
+    "recommend": "Recommend a migration strategy",
+    "create-target": "Create the target of a migration",
+    "backfill": "Start or resume the backfill",
+    "status": "Where a migration stands",
+    "control": "Pause, resume or pace a backfill",
+    "verify": "Verify the target",
+    "repair": "Repair the target",
+    "compare": "Compare embedding models on this data",
+    "swap": "Swap the alias, or roll back",
+    "finish": "Finish or discard a migration",
+    "guidance": "Read the migration guidance",
+}
+"""Command -> title of its tool: the list of commands is shown without importing a tool."""
 
 _POSITIONAL: dict[str, tuple[str, ...]] = {
     "inspect": ("collection",),

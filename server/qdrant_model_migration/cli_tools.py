@@ -10,7 +10,6 @@ from typing import Annotated, Any, Literal, Optional
 import typer
 from mcp.server.mcpserver.tools import Tool
 
-from qdrant_model_migration.cli_calls import Call, run
 from qdrant_model_migration.cli_names import COMMANDS, in_commands, option, positional
 from qdrant_model_migration.tools import TOOLS
 from qdrant_model_migration.tools.support import ToolSpec
@@ -40,7 +39,7 @@ def spec_of(command: str) -> ToolSpec:
 
 def schema_of(spec: ToolSpec) -> Json:
     """The JSON schema of a tool's arguments, as hosts see it."""
-    return Tool.from_function(spec.fn).parameters
+    return Tool.from_function(spec.fn, structured_output=False).parameters
 
 
 def tool_command(command: str) -> tuple[Callable[..., None], str]:
@@ -56,6 +55,8 @@ def tool_command(command: str) -> tuple[Callable[..., None], str]:
     parameters += _own_options(command)
 
     def call(**given: Any) -> None:
+        from qdrant_model_migration.cli_calls import Call, run
+
         own = {name: given.pop(name, None) for name in ("as_json", "wait", "watch", "yes")}
         arguments = {name: _value(name, value, properties[name]) for name, value in given.items() if value not in (None, [])}
         if own["yes"] and arguments.get("plan"):

@@ -200,7 +200,7 @@ async def _ledger(context: OperationContext, name: str) -> AsyncIterator[Check]:
         yield Check(name=what, state="ok", text=f"{context.settings.ledger!r}, {len(found)} open migrations")
         for migration in found:
             _, lease = await ledger.lease(migration.id)
-            worker = worker_of(lease)
+            worker = worker_of(lease, ledger.now())
             line = f"{migration.source.collection} -> {migration.target.collection}, {migration.phase.value}, worker {worker.state}"
             if migration.error:
                 yield Check(name=f"migration {migration.id}", state="warn", text=f"{line}, stopped by: {migration.error}", remedy=_resume(migration.id))  # fmt: skip

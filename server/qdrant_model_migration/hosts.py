@@ -9,9 +9,10 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from qdrant_model_migration.settings import Settings, child_environment
+if TYPE_CHECKING:
+    from qdrant_model_migration.settings import Settings
 
 NAME = "qdrant-model-migration"
 PLACEHOLDER_URL = "http://localhost:6333"
@@ -96,6 +97,8 @@ _FILES = {
 
 def environment_of(settings: Settings, variables: Mapping[str, str] | None = None) -> dict[str, str]:
     """The environment of the block, as it is set now: never a key."""
+    from qdrant_model_migration.settings import child_environment
+
     variables = child_environment() if variables is None else variables
     default = settings.connection(None)
     if default.url is not None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 import threading
+import time
 import uuid
 from collections.abc import Callable
 from typing import Any, Self
@@ -20,6 +21,8 @@ from tests.servers import request as rest
 
 SIZE = 64
 OLD_SIZE = 8
+MOST_WAITED_S = 90.0
+"""A fence is up for less, also when its driver dies."""
 
 Raw = dict[str, Any]
 
@@ -30,9 +33,20 @@ class Collection:
     def __init__(self, server: QdrantServer, name: str) -> None:
         self.server = server
         self.name = name
+        self.waited = 0
+        """Requests that were answered with 429 and tried again."""
 
     def call(self, method: str, path: str, body: object = None) -> Any:
-        return rest(f"{self.server.url}/collections/{self.name}{path}", method=method, body=body)["result"]
+        """One request; what is answered with 429 is tried again, as an app does whose writes must not be lost."""
+        deadline = time.monotonic() + MOST_WAITED_S
+        while True:
+            try:
+                return rest(f"{self.server.url}/collections/{self.name}{path}", method=method, body=body)["result"]
+            except OSError as error:
+                if "was answered 429" not in str(error) or time.monotonic() > deadline:
+                    raise
+            self.waited += 1
+            time.sleep(0.02)
 
     def upsert(self, points: list[Raw]) -> None:
         self.call("PUT", "/points?wait=true", {"points": points})

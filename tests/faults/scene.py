@@ -123,16 +123,18 @@ class Scene:
         if number is signal.SIGKILL:
             next(child for child in self._started() if child.pid == pid).wait(10)
 
-    def worker(self, *, dies: str | None = None) -> subprocess.Popen[bytes]:
+    def worker(self, *, dies: str | None = None, clock_off_s: int = 0) -> subprocess.Popen[bytes]:
         """`qdrant-model-migration worker <id>` by hand, as another machine would run it.
 
         `dies` names a function, as `module:Class.function` after the package's name, and `before` or `after`: the process ends itself
-        with SIGKILL when it gets there.
+        with SIGKILL when it gets there. `clock_off_s` is how much its machine's clock is wrong.
         """
         log = self.home / f"by-hand-{len(self.by_hand)}.log"
         command = [sys.executable, "-m", "qdrant_model_migration", "worker", self.migration_id]
         if dies is not None:
             command = [sys.executable, str(Path(__file__).with_name("dying.py")), dies, self.migration_id]
+        if clock_off_s:
+            command = [sys.executable, str(Path(__file__).with_name("skewed.py")), str(clock_off_s), self.migration_id]
         with log.open("wb") as out:
             child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=child_environment(), cwd=self.home)
         self.by_hand.append(child)
@@ -172,11 +174,11 @@ class Scene:
             assert repaired.verification.is_complete, repaired
         assert (await self.migration()).phase.value == "verified"
 
-    async def plan(self, direction: Literal["forward", "back"] = "forward") -> str:
-        return (await plan_swap(self.context, self.ledger, await self.migration(), direction, None)).code
+    async def plan(self, direction: Literal["forward", "back"] = "forward", *, fence: bool = True) -> str:
+        return (await plan_swap(self.context, self.ledger, await self.migration(), direction, None, fence=fence)).code
 
-    async def swap(self, direction: Literal["forward", "back"] = "forward", *, code: str | None = None) -> SwapOutcome:
-        code = code or await self.plan(direction)
+    async def swap(self, direction: Literal["forward", "back"] = "forward", *, code: str | None = None, fence: bool = True) -> SwapOutcome:
+        code = code or await self.plan(direction, fence=fence)
         done = await self.operation("swap", {"direction": direction, "alias": None, "code": code}, key=f"swap-{code}")
         assert done.state == "done", self.log[-3000:]
         return SwapOutcome.model_validate(done.result)
@@ -208,6 +210,7 @@ async def scene(
     environment: Mapping[str, str] | None = None,
     strategy: str = "new_collection",
     new_vector: str | None = None,
+    indexes: Mapping[str, str] | None = None,
 ) -> AsyncIterator[Scene]:
     """A source of so many points (integers and UUIDs), an alias on it, and a migration whose target is created."""
     variables = {**server.environment, "QDRANT_MIGRATION_LEASE_SECONDS": str(lease_s), "QDRANT_MIGRATION_LEDGER": f"{name}-ledger"}
@@ -221,6 +224,8 @@ async def scene(
         for n, row in enumerate(rows):
             row["payload"]["text"] = texts(n)
     source.call("PUT", "", {"vectors": {"size": old_size, "distance": "Cosine"}})
+    for key, kind in (indexes or {}).items():
+        source.call("PUT", "/index?wait=true", {"field_name": key, "field_schema": kind})
     for start in range(0, points, 1000):
         source.upsert(rows[start : start + 1000])
     action = {"create_alias": {"collection_name": source.name, "alias_name": alias}}

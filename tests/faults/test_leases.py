@@ -115,7 +115,7 @@ async def test_a_worker_that_slept_past_its_lease_goes_on_by_itself(
 def test_a_driver_is_started_for_a_silent_lease_and_for_one_whose_clock_is_ahead(age_s: float, is_needed: bool) -> None:
     """A heartbeat an hour ahead would otherwise keep everybody away for an hour after its driver died."""
     at = (datetime.now(UTC) - timedelta(seconds=age_s)).isoformat()
-    assert needs_driver(Lease(owner="somebody", lease_s=30.0, host="elsewhere", pid=1, at=at)) is is_needed
+    assert needs_driver(Lease(owner="somebody", lease_s=30.0, host="elsewhere", pid=1, at=at), datetime.now(UTC)) is is_needed
 
 
 def test_a_driver_of_another_user_is_not_taken_for_dead_because_the_system_hides_it() -> None:

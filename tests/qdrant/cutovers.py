@@ -19,7 +19,7 @@ from qdrant_model_migration.operations.finish_fields import Action
 from qdrant_model_migration.operations.swap import Direction, plan_swap
 from qdrant_model_migration.operations.work import Work
 from qdrant_model_migration.qdrant.gateway import Gateway
-from qdrant_model_migration.results import FinishOutcome, SwapOutcome, Verification
+from qdrant_model_migration.results import FinishOutcome, SwapOutcome, SwapPlan, Verification
 from qdrant_model_migration.worker.operations import carry_out
 from qdrant_model_migration.worker.pipeline import Pipeline
 from tests.conftest import Backend
@@ -97,12 +97,16 @@ async def verify(work: Work, sample: int = 20) -> Verification:
     return Verification.model_validate(await carried_out(work, "verify", {"provenance_sample": sample}))
 
 
-async def swap_plan(work: Work, direction: Direction = "forward") -> str:
-    return (await plan_swap(work.context, work.ledger, await work.ledger.migration(work.id), direction, None)).code
+async def swap_plan(work: Work, direction: Direction = "forward", *, fence: bool = True) -> str:
+    return (await planned_swap(work, direction, fence=fence)).code
 
 
-async def swap(work: Work, direction: Direction = "forward", *, code: str | None = None) -> SwapOutcome:
-    code = code or await swap_plan(work, direction)
+async def planned_swap(work: Work, direction: Direction = "forward", *, fence: bool = True) -> SwapPlan:
+    return await plan_swap(work.context, work.ledger, await work.ledger.migration(work.id), direction, None, fence=fence)
+
+
+async def swap(work: Work, direction: Direction = "forward", *, code: str | None = None, fence: bool = True) -> SwapOutcome:
+    code = code or await swap_plan(work, direction, fence=fence)
     return SwapOutcome.model_validate(await carried_out(work, "swap", {"direction": direction, "alias": None, "code": code}))
 
 

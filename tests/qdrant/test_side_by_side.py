@@ -119,16 +119,41 @@ async def test_after_a_rollback_the_source_is_caught_up_with_and_the_target_serv
         assert (found.is_complete, found.coverage) == (True, 1.0)
 
 
-async def test_a_filled_target_that_was_written_to_while_it_served_is_not_overwritten_after_a_rollback(
+async def test_what_a_filled_target_got_while_it_served_is_carried_back_and_forth(
     server: QdrantServer, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Old vectors are copied back as the app wrote them; what is edited since the rollback wins when the target is brought up to date."""
     async with opened(backend_of(server, name), monkeypatch) as context:
         work = await swapped(context, name, **BESIDE)
         await through_the_alias(work, 5, {"text": "written through the alias, then filled"})
         await started(work)
         await fill(work, lambda: False)
-        await swap(work, "back")
+        back = await swap(work, "back")
+        assert (back.write_gap.carried_over, back.write_gap.unresolved) == (1, 0)
+        sources = await work.source.points.retrieve(work.migration.source.collection, [5], vectors=[""])
+        targets = await held(work, vectors=("",))
+        assert sources[5].payload == {"text": "written through the alias, then filled"}
+        assert sources[5].vectors[""] == targets[5].vectors[""]
         await to_source(work, 3, {"text": "edited since the rollback", "n": 3})
+        await to_source(work, 5, {"text": "edited since the rollback as well"})
+        await started(work)
+        await driven(work)
+        found = await held(work)
+        assert (found[3].payload["text"], found[5].payload["text"]) == ("edited since the rollback", "edited since the rollback as well")
+
+
+async def test_a_filled_target_that_both_sides_were_written_to_is_not_overwritten_after_a_rollback(
+    server: QdrantServer, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened(backend_of(server, name), monkeypatch) as context:
+        work = await swapped(context, name, **BESIDE)
+        await through_the_alias(work, 5, {"text": "written through the alias, then filled"})
+        await to_source(work, 5, {"text": "written late by a writer that was not moved"})
+        await started(work)
+        await fill(work, lambda: False)
+        back = await swap(work, "back")
+        assert (back.write_gap.carried_over, back.write_gap.unresolved) == (0, 1)
+        assert back.write_gap.unresolved_samples[0].startswith("i:5 ")
         await started(work)
         with pytest.raises(Refused, match="written or deleted through the alias"):
             await driven(work)

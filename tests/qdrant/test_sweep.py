@@ -8,7 +8,6 @@ from qdrant_model_migration.domain.phases import Phase
 from qdrant_model_migration.domain.points import Payload
 from qdrant_model_migration.errors import Refused
 from qdrant_model_migration.operations import catch_up
-from qdrant_model_migration.operations.swap import plan_swap
 from qdrant_model_migration.operations.sweep import sweep, written_since
 from qdrant_model_migration.operations.work import Work
 from tests.qdrant.cutovers import (
@@ -19,6 +18,7 @@ from tests.qdrant.cutovers import (
     finish,
     impatient,
     interrupted,
+    planned_swap,
     swap,
     swap_plan,
     swapped,
@@ -162,7 +162,7 @@ async def test_a_sharded_source_announces_that_late_writes_may_be_lost_and_carri
 ) -> None:
     async with opened(backend_of(server_1_17, name), monkeypatch) as context:
         work = await verified(context, name, seeded=SHARDED)
-        plan = await plan_swap(work.context, work.ledger, await work.ledger.migration(work.id), "forward", None)
+        plan = await planned_swap(work, fence=False)
         assert "may be lost" in " ".join(plan.breaks)
         assert "carried over afterwards" not in " ".join(plan.breaks)
         with acting_before(monkeypatch, work.target, "point_alias", lambda: to_source(work, 100, {"text": "late"})):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -13,6 +13,7 @@ from qdrant_model_migration.domain.cutover import (
     breaks_back,
     breaks_of,
     check_gates,
+    is_fence_of_use,
     moves_across,
     moves_back,
     moves_forward,
@@ -157,8 +158,33 @@ def test_who_breaks_is_said_for_both_cases_of_dimensions(writes: str) -> None:
     equal = " ".join(breaks_of(verified(writes=writes), moves, 32, is_numbered=True))
     assert "(384 dimensions) through 'live' fail with a dimension error" in other
     assert "get nonsense without an error" in equal
-    assert ("the target wins" in other) is (writes == "live")
+    assert ("the target's point wins" in other) is (writes == "live")
     assert ("Writers through 'live' must embed" in other) is (writes != "frozen")
+
+
+def test_writers_that_wait_are_told_so_and_nothing_is_said_of_late_writes() -> None:
+    moves, _ = moves_forward(verified(), {"live": "docs"}, None)
+    told = " ".join(breaks_of(verified(writes="live"), moves, 384, is_numbered=False, is_fenced=True))
+    assert "writes to 'docs' are answered with 429" in told
+    assert "may be lost" not in told
+    assert "wins" not in told
+
+
+@pytest.mark.parametrize(
+    ("writes", "direction", "is_of_use"),
+    [
+        ("live", "forward", True),
+        ("dual_write", "forward", False),
+        ("frozen", "forward", False),
+        ("live", "back", True),
+        ("dual_write", "back", True),
+        ("frozen", "back", False),
+    ],
+)
+def test_writers_wait_only_where_it_saves_their_writes(writes: str, direction: Literal["forward", "back"], is_of_use: bool) -> None:
+    assert is_fence_of_use(verified(writes=writes), direction) is is_of_use
+    across = verified(writes=writes, target=Endpoint(connection="new", collection="docs-new"))
+    assert not is_fence_of_use(across, direction)
 
 
 def facts(**changes: Any) -> SwapFacts:

@@ -421,6 +421,7 @@ async def test_a_call_that_may_not_wait_finds_the_file_ready_later(settings: Set
     async with OperationContext(settings, model_wait_s=0.0) as context:
         with pytest.raises(Refused, match=r"still being read after 0 s.*same call again"):
             await context.texts_file("t.jsonl")
+        assert context._texts_files is not None
         (indexing,) = context._texts_files._indexing.values()
         await indexing.is_over.wait()
         assert (await context.texts_file("t.jsonl")).recorded.rows == 1_000
@@ -433,6 +434,7 @@ async def test_the_end_of_the_process_ends_the_reading(settings: Settings, write
     async with context:
         with pytest.raises(Refused, match="still being read"):
             await context.texts_file("t.jsonl")
+        assert context._texts_files is not None
         (indexing,) = context._texts_files._indexing.values()
     assert indexing.is_over.is_set()
     assert indexing.texts is None

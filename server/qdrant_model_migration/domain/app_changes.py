@@ -125,14 +125,16 @@ def _writers(migration: Migration) -> str:
         return {
             "frozen": f"Nothing writes to the source until the swap; afterwards writers use the alias and write {field!r} as well.",
             "dual_write": f"Writers use the dual-write snippet from the start of the backfill, and write {field!r} as well, to the new collection only, after the swap.",
-            "live": f"Writers go on as they are; after the swap they write through the alias or to the new collection, and {field!r} of {model.name} as well.",
+            "live": f"Writers go on as they are; after the swap they write through the alias or to the new collection, and {field!r} of {model.name} as well. "
+            + _WAITING,
         }[migration.writes]
     return {
         "frozen": "Nothing writes to the source from the start of the backfill until the swap; then writers use the alias, with vectors of the new model.",
         "dual_write": "Writers use the dual-write snippet from the start of the backfill, and write only to the new collection after the swap."
         if migration.making.kind == "embed"
         else f"Writers embed with {model.name} for the new collection as well, from the start of the backfill, and write only there after the swap.",
-        "live": "Writers go on as they are; after the swap they must embed documents with the new model and write through the alias or to the new collection.",
+        "live": "Writers go on as they are; after the swap they must embed documents with the new model and write through the alias or to the new collection. "
+        + _WAITING,
     }[migration.writes]
 
 
@@ -143,6 +145,12 @@ def _told_by(told: UpdatedAt) -> str:
         f"that differ.{lacking} Deletes, and writes that leave it or state an earlier time, are found by a full pass: every {FULL_EVERY_S / 60:.0f} minutes (less often where one "
         "takes long), before 'backfilled', in every verification and before the swap."
     )
+
+
+_WAITING = (
+    "For some seconds of the swap, at most 45, Qdrant answers their writes with 429: they must try again until it takes them (swap_alias with fence=false makes "
+    "nobody wait)."
+)
 
 
 def _options(model: ModelSpec) -> str:

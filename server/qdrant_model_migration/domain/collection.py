@@ -22,6 +22,10 @@ NULL = "null"
 Json = dict[str, Any]
 
 
+UNLIMITED_WRITES = 1_000_000_000
+"""Writes a minute. Qdrant cannot unset a limit that was set once, so that this stands for none."""
+
+
 class FieldKind(StrEnum):
     DENSE = "dense"
     SPARSE = "sparse"
@@ -142,10 +146,21 @@ class Collection(BaseModel):
         strict = self.config.get("strict_mode_config") or {}
         return strict.get("max_query_limit") if strict.get("enabled") else None
 
+    @property
+    def strict_mode(self) -> Json:
+        """The limits that are set; a write rate that never holds is none, and nothing set and off is as if nothing were said."""
+        strict = dict(self.config.get("strict_mode_config") or {})
+        if strict.get("write_rate_limit") == UNLIMITED_WRITES:
+            del strict["write_rate_limit"]
+            if strict == {"enabled": False}:
+                return {}
+        return strict
+
     def flat_config(self) -> Json:
         """Every setting by its dotted path: vectors, indexes, shard keys and all; what is not set is left out."""
         keys = {repr(c["key"]): {k: v for k, v in c.items() if k != "key"} for c in self.shard_key_config}
         config = {**self.config, "payload_indexes": self.payload_indexes, "shard_keys": keys}
+        config["strict_mode_config"] = self.strict_mode or None
         params = self.config.get("params") or {}
         if isinstance((params.get("vectors") or {}).get("size"), int):
             # An unnamed vector alone is described without a name; beside others it is called "".

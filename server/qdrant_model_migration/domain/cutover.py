@@ -8,6 +8,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from qdrant_model_migration.domain.fence import fence_told
 from qdrant_model_migration.domain.migration import Migration
 from qdrant_model_migration.domain.model import ModelSpec
 from qdrant_model_migration.domain.recipe import Moved
@@ -37,11 +38,16 @@ class SwapFacts(BaseModel):
     overrides: tuple[str, ...]
     breaks: tuple[str, ...]
     undo: str
+    is_fenced: bool = False
+    """Writers are made to wait while the last differences are carried over."""
+    losses: tuple[str, ...] = ()
+    """What is left behind, as it was counted: shown, and no part of the code, because an app writes on."""
     source_points: int | None
     target_points: int | None
 
     def digest(self, *, with_counts: bool) -> str:
-        facts = self if with_counts else self.model_copy(update={"source_points": None, "target_points": None})
+        uncounted = {"losses": ()} if with_counts else {"losses": (), "source_points": None, "target_points": None}
+        facts = self.model_copy(update=uncounted)
         return hashlib.sha256(facts.model_dump_json().encode()).hexdigest()
 
 
@@ -187,7 +193,13 @@ def named(moves: tuple[Moved, ...]) -> str:
 
 
 def breaks_of(
-    migration: Migration, moves: tuple[Moved, ...], old_dimensions: int | None, *, is_numbered: bool, may_mark: bool = True
+    migration: Migration,
+    moves: tuple[Moved, ...],
+    old_dimensions: int | None,
+    *,
+    is_numbered: bool,
+    may_mark: bool = True,
+    is_fenced: bool = False,
 ) -> tuple[str, ...]:
     """Whose queries and writes change when the aliases move forward.
 
@@ -197,6 +209,7 @@ def breaks_of(
         old_dimensions: Of the old vectors.
         is_numbered: Late writes can be told from newer ones.
         may_mark: The key of the source may write, which telling them needs.
+        is_fenced: Writers wait until the aliases have moved, so that there is nothing to be told.
     """
     names = named(moves)
     model = migration.spec
@@ -227,9 +240,12 @@ def breaks_of(
             "What writers that have not moved yet write there is carried over while the worker runs, and once more by finish_migration; where both sides changed, the "
             "target wins and it is counted. What they delete there after the swap is listed, not deleted."
         )
+    elif is_fenced:
+        found.append(fence_told(migration.source.collection, names))
     elif migration.writes == "live" and is_numbered:
         found.append(
-            "Writes that reach the source during the swap are carried over afterwards; where both sides changed, the target wins and it is counted."
+            "Writes that reach the source during the swap are carried over afterwards. Where the app writes to one point on both sides within those seconds, the "
+            "target's point wins whole, and it is counted: an edit of one key there hides an edit of another key here."
         )
     elif migration.writes != "frozen" and not is_numbered:
         found.append(
@@ -260,6 +276,27 @@ _UNNUMBERED = {
     True: "has several shards or replicas, whose writes are not numbered together",
     False: "may only be read with this key, so that no moment can be marked in its writes",
 }
+
+
+def is_fence_of_use(migration: Migration, direction: Literal["forward", "back"]) -> bool:
+    """Whether making writers wait changes what becomes of their writes: not where nobody writes, where both sides are written, or across servers."""
+    if migration.is_across_servers:
+        return False
+    return migration.writes == "live" if direction == "forward" else migration.writes != "frozen"
+
+
+def returned(migration: Migration, lost: str | None) -> str:
+    """What becomes of the writes that the target got while it served; `lost`: why they are not carried back."""
+    source, target = migration.source.collection, migration.target.collection
+    since = f"What was written to {target!r} since {migration.cutover.at if migration.cutover else 'the swap'}"
+    if lost is not None:
+        return f"{since} is NOT carried back to {source!r}: {lost}. It stays in {target!r} only."
+    made = (
+        "with the old vectors that the app kept writing"
+        if migration.keeps_old_field
+        else f"with vectors of the old model {migration.current_model!r} for new texts"
+    )
+    return f"{since} is carried back to {source!r}, {made}. A point that was also written to in {source!r} meanwhile stays as it is on each side, and is listed."
 
 
 def breaks_back(migration: Migration, names: str) -> str:
@@ -293,7 +330,7 @@ def shown(facts: SwapFacts, code: str, expires_at: str) -> SwapPlan:
         left=list(facts.left),
         counts={key: value for key, value in counts.items() if value is not None},
         comparison=facts.comparison,
-        breaks=list(facts.breaks),
+        breaks=[*facts.breaks, *facts.losses],
         overrides=list(facts.overrides),
         undo=facts.undo,
         expires_at=expires_at,

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from qdrant_model_migration.domain.collection import Json
+from qdrant_model_migration.domain.fence import Fence
 from qdrant_model_migration.domain.model import ModelSpec
 from qdrant_model_migration.domain.phases import ALLOWED, ALLOWED_FILLING, ALLOWED_IN_PLACE, CLOSED, INSTEAD, TRANSITIONS, Event, Phase
 from qdrant_model_migration.domain.recipe import Cutover, Endpoint, Filled, Gate, Recipe
@@ -67,6 +68,8 @@ class Migration(BaseModel):
     verification: Verification | None = None
     comparison: Comparison | None = None
     cutover: Cutover | None = None
+    fence: Fence | None = None
+    """Writers of a collection are being made to wait; lifted by whoever drives next, should its driver have died."""
     outcomes: dict[str, Json] = {}
     """What the plans that were carried out came to, by code, recorded together with the phase: a repetition is answered, not refused."""
     accepted: tuple[str, ...] = ()

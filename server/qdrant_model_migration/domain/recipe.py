@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from qdrant_model_migration.domain.collection import FieldKind
+from qdrant_model_migration.results import WriteGap
 
 
 class Endpoint(BaseModel):
@@ -105,3 +106,9 @@ class Cutover(BaseModel):
     carried: dict[str, tuple[int, int]] = {}
     """What this tool itself wrote to the target around the swap: point -> the numbers of that operation, and of the source's last one then.
     A point whose last operation is ours was not written through the alias since."""
+    returned: WriteGap | None = None
+    """What of the writes that the target got while it served a rollback carried back."""
+    have_writers_waited: bool = False
+    """The app could not write to the target between that and the move of the aliases."""
+    conflicts: tuple[str, ...] = ()
+    """Points that a rollback left as they were on each side: the target holds a write that exists nowhere else."""

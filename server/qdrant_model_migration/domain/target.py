@@ -179,8 +179,8 @@ def plan_target(
         create["metadata"] = {**source.metadata, **told}
     intended |= _intended(new_name, entry, model.kind, is_replaced=replaced == new_name, removed=removed)
     on_cutover: Json = {}
-    if source.config.get("strict_mode_config"):
-        on_cutover["strict_mode"] = source.config["strict_mode_config"]
+    if source.strict_mode:
+        on_cutover["strict_mode"] = source.strict_mode
         intended["strict_mode_config"] = "applied right after the cutover, so that it hinders neither the load nor the late writes"
     copies = [
         Recipe(field=f.name, kind="copy", source_field=f.name, vector_kind=f.kind, dimensions=f.size)

@@ -10,6 +10,7 @@ from qdrant_model_migration.domain.migration import Migration
 from qdrant_model_migration.domain.phases import Phase
 from qdrant_model_migration.domain.records import EventRecord, Pace
 from qdrant_model_migration.errors import Refused, Unsupported
+from qdrant_model_migration.operations.altered import check_target
 from qdrant_model_migration.operations.context import OperationContext, now
 from qdrant_model_migration.operations.finding import find_migration
 from qdrant_model_migration.operations.status import read_status
@@ -48,6 +49,8 @@ async def start_backfill(
         max_source_latency_ms=max_source_latency_ms,
         max_cost_usd=max_cost_usd,
     )
+    if not migration.is_in_place:
+        await check_target(await context.gateway(migration.target.connection), migration)
     # Loading the model is the driver's first act: it may take longer than this call has, and a failure is told by the status.
     if migration.model is not None:
         await to_thread.run_sync(context.catalogue.resolve, migration.model.name)
@@ -55,7 +58,7 @@ async def start_backfill(
     had_error = migration.error
     migration = await ledger.change(migration.id, _started)
     text = "taken up again after: " + had_error if had_error else f"started (on_missing_text={migration.on_missing_text})"
-    await ledger.add_event(migration.id, EventRecord(at=now(), event="backfill_started", text=text))
+    await ledger.add_event(migration.id, EventRecord(at=now(ledger), event="backfill_started", text=text))
     await context.ensure_driver(migration)
     return await read_status(context, ledger, migration)
 
@@ -104,7 +107,7 @@ async def control_backfill(
         pace = pace.model_copy(update={"is_paused": False})
     pace = _paced(pace, **given)
     await ledger.save_pace(migration.id, pace)
-    await ledger.add_event(migration.id, EventRecord(at=now(), event=action, text=_described(pace)))
+    await ledger.add_event(migration.id, EventRecord(at=now(ledger), event=action, text=_described(pace)))
     if (
         action != "pause"
         and migration.phase in (Phase.BACKFILLING, Phase.BACKFILLED, Phase.VERIFIED, Phase.CUT_OVER)

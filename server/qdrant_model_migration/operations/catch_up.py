@@ -30,28 +30,31 @@ StillDue = Callable[[Sequence[Difference]], Awaitable[set[PointId]]]
 """Which of the differences may still be written; for a target that serves already."""
 
 
-async def catch_up_pass(work: Work, *, checks_made: bool = False) -> tuple[Lag, Repaired]:
-    """One pass over both sides. The lag is what was found, the other what was put right."""
+async def catch_up_pass(work: Work, *, checks_made: bool = False, is_quiet: bool = False) -> tuple[Lag, Repaired]:
+    """One pass over both sides. The lag is what was found, the other what was put right.
+
+    `is_quiet`: nobody writes to either side just now, so that one look is enough.
+    """
     expected = await expectation(work, checks_made=checks_made)
     tally, repaired = Tally(), Repaired()
     pending: list[Difference] = []
     async for difference in differences(work, expected, tally):
         pending.append(difference)
         if len(pending) >= PAGE:
-            await settle(work, expected, pending, repaired)
+            await settle(work, expected, pending, repaired, is_quiet=is_quiet)
             pending = []
         work.progress.read = tally.source_points
-    await settle(work, expected, pending, repaired)
+    await settle(work, expected, pending, repaired, is_quiet=is_quiet)
     counts = tally.differences
     lag = Lag(missing=counts[Kind.MISSING], extra=counts[Kind.EXTRA], changed=counts[Kind.CHANGED] + counts[Kind.BAD_VECTOR], at=now())
     return lag, repaired
 
 
-async def settle(work: Work, expected: Expectation, found: Sequence[Difference], repaired: Repaired) -> None:
+async def settle(work: Work, expected: Expectation, found: Sequence[Difference], repaired: Repaired, *, is_quiet: bool = False) -> None:
     """Put right what a second look confirms; count it in `repaired`."""
     if not found:
         return
-    is_quiet = work.migration.writes == "frozen" or work.source.connection.is_embedded
+    is_quiet = is_quiet or work.migration.writes == "frozen" or work.source.connection.is_embedded
     sure = await confirmed(work, expected, found, 0.0 if is_quiet else SETTLE_S)
     repaired.left += len(found) - len(sure)
     missing = [d for d in sure if d.kind is Kind.MISSING]

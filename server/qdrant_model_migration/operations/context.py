@@ -6,29 +6,31 @@ from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import TypedDict
+from typing import TYPE_CHECKING, TypedDict
 
 import anyio
-from anyio.abc import TaskGroup
 
-from qdrant_model_migration.domain.migration import Migration
-from qdrant_model_migration.domain.texts_file import TextsFile
-from qdrant_model_migration.embedders.base import AnyEmbedder, Embedder, is_dense
-from qdrant_model_migration.embedders.catalogue import Catalogue
-from qdrant_model_migration.embedders.server_side import Infer
 from qdrant_model_migration.errors import Refused
-from qdrant_model_migration.operations.texts_file import FileTexts
-from qdrant_model_migration.operations.texts_files import TextsFiles
-from qdrant_model_migration.qdrant.gateway import Gateway
-from qdrant_model_migration.qdrant.inference import ServerInference
-from qdrant_model_migration.qdrant.ledger import Ledger
 from qdrant_model_migration.settings import Settings
 
-EnsureDriver = Callable[[Migration], Awaitable[None]]
+if TYPE_CHECKING:
+    from anyio.abc import TaskGroup
+
+    from qdrant_model_migration.domain.migration import Migration
+    from qdrant_model_migration.domain.texts_file import TextsFile
+    from qdrant_model_migration.embedders.base import AnyEmbedder, Embedder
+    from qdrant_model_migration.embedders.catalogue import Catalogue
+    from qdrant_model_migration.embedders.server_side import Infer
+    from qdrant_model_migration.operations.texts_file import FileTexts
+    from qdrant_model_migration.operations.texts_files import TextsFiles
+    from qdrant_model_migration.qdrant.gateway import Gateway
+    from qdrant_model_migration.qdrant.ledger import Ledger
+
+EnsureDriver = Callable[["Migration"], Awaitable[None]]
 """Sees to it that somebody works the migration's recorded operations."""
 
 
-_Load = Callable[[], Awaitable[AnyEmbedder]]
+_Load = Callable[[], Awaitable["AnyEmbedder"]]
 _Key = tuple[str, str | None, bool]
 
 
@@ -48,11 +50,11 @@ class OperationContext:
         self, settings: Settings, *, patience_s: float = 6.0, model_wait_s: float | None = None, ensure_driver: EnsureDriver = _nobody
     ) -> None:
         self.settings = settings
-        self.catalogue = Catalogue(settings)
         self.ensure_driver = ensure_driver
         self._patience_s = patience_s
         self._model_wait_s = model_wait_s
-        self._texts_files = TextsFiles(settings, model_wait_s)
+        self._catalogue: Catalogue | None = None
+        self._texts_files: TextsFiles | None = None
         self._loading: dict[_Key, _Loading] = {}
         self._gateways: dict[str, Gateway] = {}
         self._opening = anyio.Lock()
@@ -70,14 +72,33 @@ class OperationContext:
         return self._background
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._texts_files.close()
+        if self._texts_files is not None:
+            self._texts_files.close()
         self.background.cancel_scope.cancel()
         await self._exit.aclose()
         with anyio.CancelScope(shield=True):
             for gateway in self._gateways.values():
                 await gateway.close()
             self._gateways.clear()
-            await self.catalogue.close()
+            if self._catalogue is not None:
+                await self._catalogue.close()
+
+    @property
+    def catalogue(self) -> Catalogue:
+        """The models, by name."""
+        if self._catalogue is None:
+            from qdrant_model_migration.embedders.catalogue import Catalogue
+
+            self._catalogue = Catalogue(self.settings)
+        return self._catalogue
+
+    @property
+    def _files(self) -> TextsFiles:
+        if self._texts_files is None:
+            from qdrant_model_migration.operations.texts_files import TextsFiles
+
+            self._texts_files = TextsFiles(self.settings, self._model_wait_s)
+        return self._texts_files
 
     async def gateway(self, connection: str | None = None) -> Gateway:
         """The gateway of a named connection, opened at its first use.
@@ -86,6 +107,8 @@ class OperationContext:
             NotFound: no such connection is configured.
             AlreadyExists: the embedded database is held by another process.
         """
+        from qdrant_model_migration.qdrant.gateway import Gateway
+
         wanted = self.settings.connection(connection)
         async with self._opening:
             if wanted.name not in self._gateways:
@@ -94,6 +117,8 @@ class OperationContext:
 
     async def ledger(self, connection: str | None = None) -> Ledger:
         """The ledger kept beside the targets of a connection; not created by asking for it."""
+        from qdrant_model_migration.qdrant.ledger import Ledger
+
         return Ledger(await self.gateway(connection), self.settings.ledger)
 
     async def model(self, name: str, connection: str | None = None) -> Embedder:
@@ -110,6 +135,8 @@ class OperationContext:
 
         async def load() -> AnyEmbedder:
             return await self.catalogue.load(name, **await self._server(name, connection))
+
+        from qdrant_model_migration.embedders.base import is_dense
 
         found = await self._within_time(name, (name, connection, True), load)
         assert is_dense(found)
@@ -141,6 +168,8 @@ class OperationContext:
                 f"Nothing was changed: {str(resolved)!r} is computed by the Qdrant server, which shows its vectors only once they are written, to a scratch "
                 "collection; QDRANT_MIGRATION_READ_ONLY forbids that."
             )
+        from qdrant_model_migration.qdrant.inference import ServerInference
+
         return {"infer": ServerInference(await self.gateway(connection)), "place": self.settings.connection(connection).name}
 
     async def _within_time(self, name: str, key: _Key, load: _Load) -> AnyEmbedder:
@@ -166,7 +195,7 @@ class OperationContext:
         Raises:
             Refused: what is wrong with it; or it is still being read after the time a call has, and the same call later finds it ready.
         """
-        return await self._texts_files.read(self.background, name, text_field)
+        return await self._files.read(self.background, name, text_field)
 
     async def recorded_texts(self, recorded: TextsFile) -> FileTexts:
         """The texts file that a migration recorded; held until this context ends.
@@ -174,7 +203,7 @@ class OperationContext:
         Raises:
             Refused: as `texts_file`; or the bytes are not the recorded ones.
         """
-        return await self._texts_files.open(self.background, recorded)
+        return await self._files.open(self.background, recorded)
 
     def notice(self, connection: str | None = None) -> str:
         """How a summary begins when the embedded database serves because nothing else was set."""
@@ -208,6 +237,6 @@ class _Loading:
         return self._loaded
 
 
-def now() -> str:
-    """The wall clock, for people; nothing is decided by it."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds")
+def now(ledger: Ledger | None = None) -> str:
+    """The wall clock of this machine, for people; with a ledger the clock that all who work with it share, for what is decided by time."""
+    return (datetime.now(UTC) if ledger is None else ledger.now()).isoformat(timespec="milliseconds")

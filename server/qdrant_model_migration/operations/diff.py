@@ -9,6 +9,7 @@ import anyio
 from qdrant_model_migration.domain.collection import fields_of
 from qdrant_model_migration.domain.points import Point, PointId, order_key
 from qdrant_model_migration.domain.verification import Difference, Expectation, Tally, is_accounted, judge
+from qdrant_model_migration.operations.altered import check_target
 from qdrant_model_migration.operations.work import Work
 from qdrant_model_migration.qdrant.gateway import Gateway
 
@@ -19,6 +20,7 @@ EMBEDDED_TOLERANCE = 1e-6
 async def expectation(work: Work, *, checks_made: bool) -> Expectation:
     """The recipes of the migration, with the points that are accounted for. A field that is filled later is not judged before."""
     migration = work.migration
+    await check_target(work.target, migration)
     # Of vectors made from vectors the source's own edits show only so.
     is_derived = work.made is not None and work.made.is_derived
     field = next((f for f in fields_of(migration.create) if work.made is not None and f.name == work.made.field), None)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
 from typing import Literal
 
 import anyio
@@ -13,6 +12,7 @@ from qdrant_model_migration.domain.migration import Migration
 from qdrant_model_migration.domain.phases import Phase
 from qdrant_model_migration.domain.recipe import Endpoint
 from qdrant_model_migration.errors import ConnectionFailed, Refused
+from qdrant_model_migration.operations.altered import is_replaced
 from qdrant_model_migration.operations.context import OperationContext
 from qdrant_model_migration.operations.finding import open_migrations_of
 from qdrant_model_migration.operations.finish_fields import (
@@ -52,7 +52,7 @@ async def _facts(context: OperationContext, migration: Migration, action: Action
     held = await found_sides(context, migration, must_see_source=action == "delete_old")
     doomed = {"keep_old": None, "delete_old": migration.source, "discard_new": migration.target}[action]
     if action == "discard_new" and migration.target in held.points and not await _is_ours(targets, migration):
-        # Planned, never created by us: somebody else has the name now.
+        # Never created by us, or deleted since: somebody else has the name now.
         doomed = None
     if doomed is not None:
         await _check_others(context, migration, doomed)
@@ -65,6 +65,8 @@ async def _facts(context: OperationContext, migration: Migration, action: Action
     keeps += [f"alias {alias!r} -> {held.named(side)}" for alias, side in held.aliases if side != doomed]
     keeps.append(f"the records of migration {migration.id} in {context.settings.ledger!r}")
     warnings = [*held.warnings, *(end_of_filling(migration) if action != "discard_new" else [])]
+    if action == "discard_new" and doomed is None and migration.target in held.points:
+        warnings.append(f"{held.named(migration.target)} is not the collection that this migration created; it is left alone.")
     undo = "A migration that ended with the old collection kept loses nothing: the alias can be pointed back by hand."
     if migration.is_across_servers:
         undo = f"A migration that ended with the old collection kept loses nothing: the app can connect to {migration.source.connection!r} again."
@@ -113,9 +115,10 @@ async def _check_others(context: OperationContext, migration: Migration, doomed:
 
 async def _is_ours(gateway: Gateway, migration: Migration) -> bool:
     """Whether the target is the collection that this migration created."""
-    if migration.phase is not Phase.PLANNED:
+    if migration.phase is not Phase.PLANNED and not (await gateway.facts()).can("collection_metadata"):
         return True
-    return has_mark(migration, await gateway.describe(migration.target.collection))
+    found = await gateway.describe(migration.target.collection)
+    return has_mark(migration, found) if migration.phase is Phase.PLANNED else not is_replaced(migration, found)
 
 
 def recovery(collection: str, snapshot: str) -> str:
@@ -297,6 +300,6 @@ async def _give_up_if_expired(work: Work, code: str) -> None:
         Refused: the plan expired.
     """
     plan = await work.ledger.plan(work.id, code)
-    if plan is None or time.time() > plan.expires_at:
+    if plan is None or work.ledger.now().timestamp() > plan.expires_at:
         await work.change(lambda m: m.model_copy(update={"intent": None}))
         raise Refused("This was interrupted, and its plan expired since. Call finish_migration again for a new plan.")

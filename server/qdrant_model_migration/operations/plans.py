@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import time
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -30,7 +29,7 @@ async def issue_plan(
         held = await ledger.plan(migration_id, code)
         if held is not None and held.is_used:
             continue
-        expires = time.time() + PLAN_LIFE_S
+        expires = ledger.now().timestamp() + PLAN_LIFE_S
         record = PlanRecord(
             code=code, kind=kind, facts_digest=digest, arguments=arguments, expires_at=expires, text=text, overrides=overrides
         )
@@ -52,7 +51,7 @@ async def redeem(ledger: Ledger, migration_id: str, code: str, kind: Literal["sw
         )
     if plan.is_used:
         return "this plan was carried out already; a code works once"
-    if time.time() > plan.expires_at:
+    if ledger.now().timestamp() > plan.expires_at:
         return "the plan expired"
     if plan.facts_digest != digest:
         return "something the plan rests on has changed since it was shown"

@@ -5,14 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
 
-from qdrant_model_migration.domain.migration import Migration
-from qdrant_model_migration.domain.records import Operation, OperationKind
 from qdrant_model_migration.errors import MigrationError, Refused
-from qdrant_model_migration.operations.context import OperationContext, now
+from qdrant_model_migration.operations.context import now
+
+if TYPE_CHECKING:
+    from qdrant_model_migration.domain.migration import Migration
+    from qdrant_model_migration.domain.records import Operation, OperationKind
+    from qdrant_model_migration.operations.context import OperationContext
 
 WAIT_S = 30.0
 """Every call answers within 40 s."""
@@ -46,8 +49,10 @@ async def carry_out(
     Raises:
         Refused, MigrationError: the operation failed, with its reason.
     """
+    from qdrant_model_migration.domain.records import Operation
+
     ledger = await context.ledger(migration.target.connection)
-    wanted = Operation(key=key or operation_key(kind, arguments), kind=kind, arguments=arguments, requested_at=now())
+    wanted = Operation(key=key or operation_key(kind, arguments), kind=kind, arguments=arguments, requested_at=now(ledger))
     operation = await ledger.request(migration.id, wanted)
     ensured_at: float | None = None
     with anyio.move_on_after(wait_s):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import datetime
 
 import anyio
 
@@ -35,7 +35,7 @@ async def status(
     ledger, migration = await find_migration(context, migration_id, connection)
     first = current = await read_status(context, ledger, migration)
     with anyio.move_on_after(min(wait_seconds, MOST_WAIT_S - 3)):
-        while _standing(current) == _standing(first) and _is_moving(current):
+        while _standing(current) == _standing(first) and _is_moving(current, ledger.now()):
             if report is not None:
                 await report(current.progress.read, current.progress.total or None, current.progress.stage)
             await anyio.sleep(1.0)
@@ -63,17 +63,17 @@ def _standing(result: StatusResult) -> tuple[object, ...]:
     return result.phase, result.error, result.is_paused, result.is_filling
 
 
-def _is_moving(result: StatusResult) -> bool:
+def _is_moving(result: StatusResult, now: datetime) -> bool:
     """Whether waiting may show something new: a backfill that somebody works, or is about to."""
     if result.error or result.is_paused or not (result.phase == "backfilling" or result.is_filling):
         return False
-    return result.worker.state == "running" or is_starting(result)
+    return result.worker.state == "running" or is_starting(result, now)
 
 
-def is_starting(result: StatusResult) -> bool:
+def is_starting(result: StatusResult, now: datetime) -> bool:
     """A driver that was just asked for needs a moment to take the lease."""
     asked = [datetime.fromisoformat(e.at) for e in result.events if e.event in ("backfill_started", "resume")]
-    return bool(asked) and (datetime.now(UTC) - asked[-1]).total_seconds() < STARTING_S
+    return bool(asked) and (now - asked[-1]).total_seconds() < STARTING_S
 
 
 async def read_status(context: OperationContext, ledger: Ledger, migration: Migration) -> StatusResult:
@@ -82,7 +82,7 @@ async def read_status(context: OperationContext, ledger: Ledger, migration: Migr
     pace = await ledger.pace(migration.id)
     failed = await ledger.failed(migration.id)
     events = await ledger.events(migration.id)
-    worker = worker_of(lease)
+    worker = worker_of(lease, ledger.now())
     progress = (lease.progress or Progress(stage="waiting for the worker")).model_copy(update={"lag": migration.lag})
     if progress.total == 0:
         progress.total = migration.total_points
@@ -92,6 +92,11 @@ async def read_status(context: OperationContext, ledger: Ledger, migration: Migr
     if worker.state == "stalled" and migration.phase is Phase.BACKFILLING:
         warnings.append(
             f"The worker on {worker.host} was last heard of {worker.heartbeat_age_s:.0f} s ago; start_backfill takes the work over, nothing is lost."
+        )
+    if migration.fence is not None:
+        warnings.append(
+            f"Writes to {migration.fence.place.collection!r} are answered with 429 since {migration.fence.at}: the swap makes writers wait for some seconds. "
+            f"Where no worker runs any more, `qdrant-model-migration worker {migration.id}` lets them in again."
         )
     answer = StatusResult(
         summary=context.notice(migration.target.connection) + _summary(migration, worker, progress, is_paused=pace.is_paused),
@@ -113,7 +118,7 @@ async def read_status(context: OperationContext, ledger: Ledger, migration: Migr
         events=[EventInfo(at=e.at, event=e.event, text=e.text) for e in events[-MOST_LISTED:]],
         pace=pace.model_dump(exclude_none=True),
     )
-    step, later = _next_step(migration, answer)
+    step, later = _next_step(migration, answer, ledger.now())
     is_moving = migration.phase is Phase.BACKFILLING or answer.is_filling
     watch = f"qdrant-model-migration status {migration.id} --watch" if is_moving else None
     return answer.model_copy(update={"next_step": step, "check_again_after_s": later, "watch_command": watch})
@@ -125,11 +130,11 @@ def _is_being_filled(migration: Migration) -> bool:
     return migration.phase is Phase.CUT_OVER and migration.is_filling and not is_over
 
 
-def worker_of(lease: Lease) -> Worker:
+def worker_of(lease: Lease, now: datetime) -> Worker:
     """The holder of the lease, and whether it is heard of. Wall clocks serve this display only, never a decision."""
     if lease.owner is None:
         return Worker(state="none", log=lease.log)
-    age = (datetime.now(UTC) - datetime.fromisoformat(lease.at)).total_seconds() if lease.at else 0.0
+    age = (now - datetime.fromisoformat(lease.at)).total_seconds() if lease.at else 0.0
     return Worker(
         state="stalled" if age > lease.lease_s else "running",
         host=lease.host,
@@ -180,7 +185,7 @@ def undo_of(migration: Migration) -> str:
     return _UNDO[migration.phase]
 
 
-def _next_step(migration: Migration, answer: StatusResult) -> tuple[NextStep | None, int | None]:
+def _next_step(migration: Migration, answer: StatusResult, now: datetime) -> tuple[NextStep | None, int | None]:
     """The next call, and in how many seconds it makes sense (None: now)."""
     me = {"migration_id": migration.id}
     phase = migration.phase
@@ -188,7 +193,7 @@ def _next_step(migration: Migration, answer: StatusResult) -> tuple[NextStep | N
         # To go on is the person's word: waiting shows nothing new, and starting would undo the pause.
         return None, None
     if phase is Phase.BACKFILLING or answer.is_filling or (migration.error and phase is Phase.CUT_OVER and migration.is_filling):
-        if migration.error or (answer.worker.state != "running" and not is_starting(answer)):
+        if migration.error or (answer.worker.state != "running" and not is_starting(answer, now)):
             return NextStep(tool="start_backfill", arguments=me, why="take the work up where it was left; nothing is lost"), None
         eta = answer.progress.eta_seconds or 0
         if eta > 120:

@@ -2,49 +2,58 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Literal
 
 import anyio
 
-from qdrant_model_migration.domain.catch_up import is_caught_up
 from qdrant_model_migration.domain.cutover import (
+    MOST_NAMED,
     SwapFacts,
     breaks_back,
     breaks_of,
     check_gates,
     comparison_line,
+    is_fence_of_use,
     moves_across,
     moves_back,
     moves_forward,
     named,
     overrides_of,
+    returned,
     reversed_moves,
     shown,
 )
+from qdrant_model_migration.domain.fence import fence_told, why_unfenced
 from qdrant_model_migration.domain.migration import Migration
 from qdrant_model_migration.domain.points import tag
 from qdrant_model_migration.domain.recipe import Cutover, Moved
 from qdrant_model_migration.domain.verification import Tally
-from qdrant_model_migration.errors import ConnectionFailed, Interrupted, LeaseLost, MigrationError, Refused, TransientEmbedding
-from qdrant_model_migration.operations.catch_up import catch_up_pass
+from qdrant_model_migration.errors import ConnectionFailed, Interrupted, LeaseLost, MigrationError, NotFound, Refused, TransientEmbedding
+from qdrant_model_migration.operations.altered import told
+from qdrant_model_migration.operations.carry_back import carry_back, why_not
+from qdrant_model_migration.operations.closing import close_the_lag
 from qdrant_model_migration.operations.context import OperationContext, now
 from qdrant_model_migration.operations.diff import differences, expectation
+from qdrant_model_migration.operations.fencing import check_fence_age, lift_fence, raise_fence
 from qdrant_model_migration.operations.plans import issue_plan, redeem
 from qdrant_model_migration.operations.speed import check_speed
-from qdrant_model_migration.operations.sweep import forget_own_numbers, has_numbers, sweep_until_quiet
-from qdrant_model_migration.operations.work import Work
+from qdrant_model_migration.operations.sweep import MOST_CARRIED, forget_own_numbers, has_numbers, sweep_until_quiet
+from qdrant_model_migration.operations.work import Work, open_work, read_only_check
 from qdrant_model_migration.qdrant.ledger import Ledger
 from qdrant_model_migration.results import SwapOutcome, SwapPlan, WriteGap
 
 Direction = Literal["forward", "back"]
-MOST_PASSES = 8
+MOST_RETURNS = 4
+COUNT_S = 15.0
+"""For counting what a rollback would leave behind, before the plan is shown."""
 
 
 async def swap_facts(
-    context: OperationContext, migration: Migration, direction: Direction, alias: str | None, *, checks_age: bool = True
+    context: OperationContext, migration: Migration, direction: Direction, alias: str | None, *, fence: bool, checks_age: bool = True
 ) -> SwapFacts:
     """What the plan rests on, as it is now. The age of the verification is judged when a plan is made or begun, not at its end.
+
+    `fence`: writers are made to wait where that is possible and useful.
 
     Raises:
         Refused: a gate does not hold.
@@ -53,7 +62,7 @@ async def swap_facts(
     aliases = await targets.aliases()
     left: tuple[str, ...]
     if direction == "forward":
-        check_gates(migration, datetime.now(UTC) if checks_age else None)
+        check_gates(migration, (await context.ledger(migration.target.connection)).now() if checks_age else None)
         source = await sources.describe(migration.source.collection)
         moves, left = (
             moves_across(migration, source.aliases, aliases, await targets.collections(), alias)
@@ -65,9 +74,18 @@ async def swap_facts(
         may_mark = sources.connection.is_embedded or (
             migration.verification is not None and migration.verification.source_operation is not None
         )
+        is_fenced = fence and is_fence_of_use(migration, direction)
+        unfenced = why_unfenced(source, is_embedded=sources.connection.is_embedded) if is_fenced else None
         breaks = breaks_of(
-            migration, moves, old.size if old else None, is_numbered=has_numbers(source, target) and may_mark, may_mark=may_mark
+            migration,
+            moves,
+            old.size if old else None,
+            is_numbered=has_numbers(source, target) and may_mark,
+            may_mark=may_mark,
+            is_fenced=is_fenced and unfenced is None,
         )
+        if unfenced is not None and not sources.connection.is_embedded:
+            breaks = (*breaks, f"Writers of {source.name!r} cannot be made to wait: {unfenced}.")
         created = [m.alias for m in moves if m.previous is None]
         if created and left and not migration.is_across_servers:
             breaks = (
@@ -86,14 +104,19 @@ async def swap_facts(
         moves, left = moves_back(migration, aliases), ()
         names = named(moves)
         target_name = migration.target.collection
+        target = await targets.describe(target_name)
+        is_fenced = fence and is_fence_of_use(migration, direction)
+        unfenced = why_unfenced(target, is_embedded=targets.connection.is_embedded) if is_fenced else None
+        lost = await why_not(context, migration)
+        is_fenced = is_fenced and lost is None
         breaks = (
             breaks_back(migration, names),
-            f"What was written to {target_name!r} since {migration.cutover.at if migration.cutover else 'the swap'} is not in "
-            f"{migration.source.collection!r}: this version carries nothing back. It stays in {target_name!r} only.",
+            returned(migration, lost),
+            *((fence_told(target_name, names),) if is_fenced and unfenced is None else ()),
         )
         undo = (
-            f"When nothing was written to {target_name!r} since the swap, start_backfill brings it up to date and a new swap moves forward again; else it "
-            "is refused, so that those writes are not lost."
+            f"start_backfill brings {target_name!r} up to date, and a new swap moves forward again; it is refused when {target_name!r} holds writes that "
+            "are not in the source, so that they are not lost."
         )
         overrides = ()
     return SwapFacts(
@@ -107,21 +130,29 @@ async def swap_facts(
         overrides=overrides,
         breaks=breaks,
         undo=undo,
+        is_fenced=is_fenced and unfenced is None,
         source_points=await sources.points.count(migration.source.collection),
         target_points=await targets.points.count(migration.target.collection),
     )
 
 
-async def plan_swap(context: OperationContext, ledger: Ledger, migration: Migration, direction: Direction, alias: str | None) -> SwapPlan:
+async def plan_swap(
+    context: OperationContext, ledger: Ledger, migration: Migration, direction: Direction, alias: str | None, *, fence: bool = True
+) -> SwapPlan:
     """Make and keep a plan; changes nothing."""
-    facts = await swap_facts(context, migration, direction, alias)
+    try:
+        facts = await swap_facts(context, migration, direction, alias, fence=fence)
+        if direction == "back" and await why_not(context, migration) is not None:
+            facts = facts.model_copy(update={"losses": await _losses(context, migration)})
+    except NotFound as error:
+        raise await told(context, migration, error) from None
     code, expires_at = await issue_plan(
         ledger,
         migration.id,
         kind="swap",
         name=facts.moves[0].alias,
         digest=facts.digest(with_counts=migration.writes == "frozen"),
-        arguments={"direction": direction, "alias": alias},
+        arguments={"direction": direction, "alias": alias, "fence": fence},
         text=_question(facts),
         overrides=facts.overrides,
     )
@@ -137,14 +168,20 @@ def _question(facts: SwapFacts) -> str:
 async def why_void(
     context: OperationContext, migration: Migration, direction: Direction, alias: str | None, code: str, *, checks_age: bool = True
 ) -> str | None:
-    """Why the code cannot be carried out now, or None.
+    """Why the code cannot be carried out now, or None. Whether writers wait is said by its plan.
 
     Raises:
         Refused: it was never issued, or a gate does not hold.
     """
     ledger = await context.ledger(migration.target.connection)
-    facts = await swap_facts(context, migration, direction, alias, checks_age=checks_age)
+    fence = await _has_fence(ledger, migration.id, code)
+    facts = await swap_facts(context, migration, direction, alias, fence=fence, checks_age=checks_age)
     return await redeem(ledger, migration.id, code, "swap", facts.digest(with_counts=migration.writes == "frozen"))
+
+
+async def _has_fence(ledger: Ledger, migration_id: str, code: str) -> bool:
+    plan = await ledger.plan(migration_id, code.strip())
+    return plan is None or bool(plan.arguments.get("fence", True))
 
 
 async def swap(work: Work, *, direction: Direction, alias: str | None, code: str) -> SwapOutcome:
@@ -158,9 +195,12 @@ async def swap(work: Work, *, direction: Direction, alias: str | None, code: str
         return SwapOutcome.model_validate(work.migration.outcomes[code])
     if work.migration.intent == "sweeping" and direction == "forward":
         return await _swept(work, code, carries_deletes=False)
-    moves = await _interrupted(work, direction) if work.migration.intent == "swapping" else None
-    moves = moves or await _prepared(work, direction, alias, code)
-    await _move(work, moves)
+    try:
+        moves = await _interrupted(work, direction) if work.migration.intent == "swapping" else None
+        moves = moves or await _prepared(work, direction, alias, code)
+        await _move(work, moves)
+    finally:
+        await lift_fence(work)
     # Only now: a swap that died before its first move begins anew, with the same code.
     await work.ledger.use_plan(work.id, code)
     moved = "; ".join(f"{m.alias}: {m.previous} -> {m.current}" for m in moves)
@@ -168,9 +208,8 @@ async def swap(work: Work, *, direction: Direction, alias: str | None, code: str
         await work.change(lambda m: m.model_copy(update={"phase": m.after("swapped"), "intent": "sweeping"}))
         await work.record("swapped", moved)
         return await _swept(work, code, carries_deletes=True)
-    if work.migration.has_fill_stage and work.migration.is_filling and not work.source.connection.is_embedded:
-        await forget_own_numbers(work)
-    outcome = SwapOutcome(alias=moves[0].alias, previous=moves[0].previous, current=moves[0].current)
+    gap = await _after_the_return(work)
+    outcome = SwapOutcome(alias=moves[0].alias, previous=moves[0].previous, current=moves[0].current, write_gap=gap)
     # What the swap forward answered is no longer so.
     update = {"outcomes": {code: outcome.model_dump(mode="json")}, "intent": None}
     await work.change(lambda m: m.model_copy(update={**update, "phase": m.after("rolled_back")}))
@@ -213,27 +252,85 @@ async def _prepared(work: Work, direction: Direction, alias: str | None, code: s
     void = await why_void(work.context, work.migration, direction, alias, code)
     if void is not None:
         raise Refused(f"Nothing was changed: {void}.")
+    fence = await _has_fence(work.ledger, work.id, code)
+    is_fenced = (await swap_facts(work.context, work.migration, direction, alias, fence=fence, checks_age=False)).is_fenced
+    cutover = work.migration.cutover
     mark: int | None = None
     if direction == "forward":
         await check_speed(work)
-        mark = await _close_the_lag(work)
-        # Closing the lag takes a while; the plan must still fit the facts at the moment of the move.
-        void = await why_void(work.context, work.migration, direction, alias, code, checks_age=False)
-        if void is not None:
-            raise Refused(f"Nothing was changed: {void}.")
-    facts = await swap_facts(work.context, work.migration, direction, alias, checks_age=False)
-    target_mark = await work.target.points.watermark(work.migration.target.collection)
-    written, work.written = work.written or {}, None
-    seen = await work.source_mark() or 0
-    carried = {tag(i): (operation, seen) for i, operation in written.items()}
-    cutover = Cutover(moves=facts.moves, at=now(), source_watermark=mark, target_watermark=target_mark, carried=carried)
+        mark = await close_the_lag(work, is_fenced=is_fenced)
+    else:
+        cutover = await _returned(work, is_fenced=is_fenced)
+    # That takes a while; the plan must still fit the facts at the moment of the move.
+    void = await why_void(work.context, work.migration, direction, alias, code, checks_age=False)
+    if void is not None:
+        raise Refused(f"Nothing was changed: {void}.")
+    facts = await swap_facts(work.context, work.migration, direction, alias, fence=fence, checks_age=False)
+    check_fence_age(work)
+    if direction == "forward":
+        target_mark = await work.target.points.watermark(work.migration.target.collection)
+        written, work.written = work.written or {}, None
+        # While writers wait, a mark of ours would be refused, too; nothing was written since the last one.
+        seen = (mark if is_fenced else await work.source_mark()) or 0
+        carried = {tag(i): (operation, seen) for i, operation in written.items()}
+        cutover = Cutover(moves=facts.moves, at=now(), source_watermark=mark, target_watermark=target_mark, carried=carried)
 
     def intend(migration: Migration) -> Migration:
-        kept = cutover if direction == "forward" else migration.cutover
-        return migration.model_copy(update={"intent": "swapping", "cutover": kept, "accepted": facts.overrides})
+        return migration.model_copy(update={"intent": "swapping", "cutover": cutover, "accepted": facts.overrides})
 
     await work.change(intend)
     return facts.moves
+
+
+async def _returned(work: Work, *, is_fenced: bool) -> Cutover | None:
+    """Carry back what the target got while it served; the cutover with what came of it."""
+    cutover = work.migration.cutover
+    if cutover is None or await why_not(work.context, work.migration) is not None:
+        return cutover
+    mark = await raise_fence(work, work.migration.target) if is_fenced else None
+    gap, conflicts, total = WriteGap(), tuple[str, ...](), 0
+    for _ in range(MOST_RETURNS):
+        gap, conflicts = await carry_back(work)
+        total += gap.carried_over
+        if gap.carried_over == 0:
+            break
+    gap = gap.model_copy(update={"carried_over": total})
+    update: dict[str, object] = {"returned": gap, "have_writers_waited": is_fenced}
+    if is_fenced and len(conflicts) <= MOST_CARRIED:
+        # But for the conflicts both sides are equal at this moment: whatever is written from now on is newer than what the target got.
+        update |= {"source_watermark": await work.source_mark(), "target_watermark": mark, "carried": {}, "conflicts": conflicts}
+    return cutover.model_copy(update=update)
+
+
+async def _after_the_return(work: Work) -> WriteGap:
+    """What came of the carrying back; writers that did not wait may have written to the target until the aliases moved."""
+    cutover = work.migration.cutover
+    if cutover is None or cutover.returned is None:
+        return WriteGap()
+    gap = cutover.returned
+    if work.migration.writes != "frozen" and not cutover.have_writers_waited:
+        late, _ = await carry_back(work)
+        gap = late.model_copy(update={"carried_over": gap.carried_over + late.carried_over})
+        await forget_own_numbers(work)
+    await work.record("carried_back", f"carried back {gap.carried_over}, unresolved {gap.unresolved}")
+    return gap
+
+
+async def _losses(context: OperationContext, migration: Migration) -> tuple[str, ...]:
+    """How many points differ, where nothing of them is carried back: counted within seconds, or said to be more."""
+    work = await open_work(context, migration, read_only_check)
+    tally, samples = Tally(), list[str]()
+    with anyio.move_on_after(COUNT_S) as scope:
+        async for difference in differences(work, await expectation(work, checks_made=False), tally):
+            if len(samples) < MOST_NAMED:
+                samples.append(f"{tag(difference.id)} ({difference.why})")
+    found = sum(tally.differences.values())
+    if not found:
+        return () if not scope.cancelled_caught else (f"How many points differ could not be counted within {COUNT_S:.0f} s.",)
+    least = "at least " if scope.cancelled_caught else ""
+    return (
+        f"Just now {least}{found} points of {migration.target.collection!r} differ from {migration.source.collection!r}, for example {', '.join(samples)}.",
+    )
 
 
 async def _interrupted(work: Work, direction: Direction) -> tuple[Moved, ...] | None:
@@ -257,69 +354,12 @@ async def _interrupted(work: Work, direction: Direction) -> tuple[Moved, ...] | 
     return moves
 
 
-async def _close_the_lag(work: Work) -> int | None:
-    """Bring the target up to the moment; with writes frozen, prove that nothing was written since the verification.
-
-    Returns:
-        Number of the last operation on the source before the last look at it: every later one is a late write.
-    """
-    name = work.migration.source.collection
-    if work.migration.writes == "frozen":
-        mark = await work.source_mark()
-        counts = [await work.source.points.count(name), await work.target.points.count(work.migration.target.collection)]
-        verified = work.migration.verification
-        assert verified is not None
-        if counts != [verified.source_points, verified.target_points]:
-            await work.change(lambda m: m.model_copy(update={"phase": m.after("found_incomplete")}))
-            raise Refused(
-                f"Cannot swap: writes were said to be frozen, but the source has {counts[0]:,} points and the target {counts[1]:,}, and at the "
-                f"verification they had {verified.source_points:,} and {verified.target_points:,}. Call "
-                f"repair_target(migration_id={work.id!r}), then verify_target."
-            )
-        is_untouched = mark is not None and verified.source_operation is not None and mark <= verified.source_operation + 1
-        if not (is_untouched and has_numbers(work.source_collection)):
-            await _refuse_if_changed(work)
-        return mark
-    work.progress.stage = "closing the lag"
-    found: list[int] = []
-    took_s = 0.0
-    for _ in range(MOST_PASSES):
-        mark = await work.source_mark()
-        work.written = {}
-        began = anyio.current_time()
-        lag, _ = await catch_up_pass(work)
-        took_s = anyio.current_time() - began
-        found.append(lag.missing + lag.extra + lag.changed)
-        if is_caught_up(found, work.source_collection.points, took_s):
-            return mark
-    raise Refused(
-        f"Cannot swap: the lag does not shrink; the last passes found {', '.join(map(str, found))} differences, the last one within {took_s:.0f} s "
-        f"(about {found[-1] / took_s:.0f} writes a second). Slow the writers down, or use "
-        "writes='dual_write'."
-    )
-
-
 async def _point(work: Work, alias: str, collection: str | None) -> None:
     """Point an alias, or remove one that is to point nowhere."""
     if collection is None:
         await work.target.delete_alias(alias)
     else:
         await work.target.point_alias(alias, collection)
-
-
-async def _refuse_if_changed(work: Work) -> None:
-    """Operations were carried out on a source that was said to be frozen; harmless ones (an index, our own no-op) change no point."""
-    work.progress.stage = "looking whether the source changed"
-    tally = Tally()
-    async for _ in differences(work, await expectation(work, checks_made=False), tally):
-        pass
-    changed = sum(tally.differences.values())
-    if changed:
-        await work.change(lambda m: m.model_copy(update={"phase": m.after("found_incomplete")}))
-        raise Refused(
-            f"Cannot swap: writes were said to be frozen, but {changed} points of the source changed since the verification. Find the writer; then "
-            f"call repair_target(migration_id={work.id!r}) and verify_target."
-        )
 
 
 async def _move(work: Work, moves: tuple[Moved, ...]) -> None:

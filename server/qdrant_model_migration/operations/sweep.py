@@ -152,12 +152,12 @@ async def written_since(work: Work) -> list[str]:
 
     async def look() -> None:
         ids = [d.id for d in pending]
-        sources = await _versions(work.source, work.source_collection, ids) if is_numbered else {}
-        targets = await _versions(work.target, target, ids) if is_numbered else {}
+        sources = await versions_of(work.source, work.source_collection, ids) if is_numbered else {}
+        targets = await versions_of(work.target, target, ids) if is_numbered else {}
         for difference in pending:
             ours = cutover.carried.get(tag(difference.id))
             fate = fate_of(difference.kind, sources.get(difference.id), targets.get(difference.id), cutover, ours)
-            if fate != "carry" or not is_numbered:
+            if fate != "carry" or not is_numbered or tag(difference.id) in cutover.conflicts:
                 found.append(f"{tag(difference.id)} ({difference.why})")
         pending.clear()
 
@@ -206,8 +206,8 @@ async def _decide(
     cutover = work.migration.cutover
     assert cutover is not None
     ids = [d.id for d in found]
-    sources = await _versions(work.source, work.source_collection, ids) if is_numbered else {}
-    targets = await _versions(work.target, target, ids) if is_numbered else {}
+    sources = await versions_of(work.source, work.source_collection, ids) if is_numbered else {}
+    targets = await versions_of(work.target, target, ids) if is_numbered else {}
     carried: list[Difference] = []
     for difference in found:
         ours = cutover.carried.get(tag(difference.id))
@@ -228,7 +228,7 @@ async def _decide(
 
     async def still_due(wanted: Sequence[Difference]) -> set[PointId]:
         # Embedding takes a while, and the target serves: what was written through the alias meanwhile wins.
-        latest = await _versions(work.target, target, [d.id for d in wanted]) if is_numbered else {}
+        latest = await versions_of(work.target, target, [d.id for d in wanted]) if is_numbered else {}
         return {d.id for d in wanted if latest.get(d.id) == targets.get(d.id)}
 
     work.written = {}
@@ -270,8 +270,11 @@ def fate_of(
     return "carry"
 
 
-async def _versions(gateway: Gateway, collection: Collection, ids: list[PointId]) -> dict[PointId, int]:
+async def versions_of(gateway: Gateway, collection: Collection, ids: list[PointId]) -> dict[PointId, int]:
     """Numbers of the last operations, as far as any dense field of the collection tells them."""
+    found: dict[PointId, int] = {}
     for field in collection.dense:
-        return await gateway.points.versions(collection.name, ids, using=field.name, size=field.size or 1)
-    return {}
+        left = [i for i in ids if i not in found]
+        if left:
+            found |= await gateway.points.versions(collection.name, left, using=field.name, size=field.size or 1)
+    return found

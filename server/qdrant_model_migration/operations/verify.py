@@ -81,7 +81,7 @@ async def verify(work: Work, *, provenance_sample: int, may_catch_up: bool = Tru
             **dict(islice(wrong.items(), SAMPLES)),
         },
         problems=problems,
-        at=now(),
+        at=now(work.ledger),
         lease_epoch=work.epoch,
         source_operation=mark,
         coverage=await _coverage(work),

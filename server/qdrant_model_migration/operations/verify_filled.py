@@ -79,7 +79,7 @@ async def verify_filled(work: Work, *, provenance_sample: int, may_fill: bool) -
         wrong_model_samples=list(wrong)[:SAMPLES],
         sample_reasons={**found.bad_samples, **dict(islice(wrong.items(), SAMPLES))},
         problems=[problem for problem, is_there in problems.items() if is_there],
-        at=now(),
+        at=now(work.ledger),
         lease_epoch=work.epoch,
         coverage=(await coverage(work)).share if made is not None else None,
     )

@@ -51,6 +51,10 @@ class Work:
     """Where a mapping is given: the number of the operation that wrote each point of the target."""
     own: OwnOperations = field(default_factory=OwnOperations)
     """Numbers of the operations by which this tool made vectors of the target."""
+    stand_by: Callable[[], object] = lambda: None
+    """Has a second driver wait, which takes over should this one die while writers wait."""
+    fenced_since: float | None = None
+    """When this driver made the app's writers wait, on its own clock."""
     is_source_away: bool = False
     """The other server did not answer when this was opened: the source is not described, and only what can do without it may be done."""
 

@@ -149,9 +149,12 @@ async def _insert(work: Work, batch: Sequence[Point]) -> None:
     try:
         operation = await work.target.points.insert(work.migration.target.collection, batch, by_mode=work.inserts_by_mode)
         work.note_written((p.id for p in batch), operation)
-    except BatchTooLarge:
+    except BatchTooLarge as error:
         if len(batch) == 1:
-            raise
+            raise BatchTooLarge(
+                f"The backfill stopped, nothing is lost: point {tag(batch[0].id)} alone is too large for one write to "
+                f"{work.migration.target.collection!r}. {error} Raise that limit of the server, then call start_backfill(migration_id={work.id!r})."
+            ) from None
         middle = len(batch) // 2
         await _insert(work, batch[:middle])
         await _insert(work, batch[middle:])

@@ -12,7 +12,7 @@ import anyio
 import grpc
 import stamina
 from qdrant_client import AsyncQdrantClient
-from qdrant_client.common.client_exceptions import ResourceExhaustedResponse
+from qdrant_client.common.client_exceptions import QdrantException, ResourceExhaustedResponse
 from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
 
 from qdrant_model_migration.errors import (
@@ -26,6 +26,7 @@ from qdrant_model_migration.errors import (
     RequestRejected,
     Unsupported,
 )
+from qdrant_model_migration.qdrant.clock import SharedClock
 from qdrant_model_migration.settings import Connection
 
 T = TypeVar("T")
@@ -47,13 +48,14 @@ class Caller:
         """The gRPC client where that is preferred, else the same as `rest`."""
         self.patience_s = patience_s
         self.timeout_s = timeout_s
+        self.clock = SharedClock()
         self._turn = anyio.Lock()
         self._check: Callable[[], None] | None = None
 
     def guarded(self, check: Callable[[], None]) -> Caller:
         """The same connection, where `check` may raise before every try of a request: a retry may come long after the first."""
         made = Caller(self.connection, self.rest, self.fast, patience_s=self.patience_s, timeout_s=self.timeout_s)
-        made._turn, made._check = self._turn, check
+        made._turn, made._check, made.clock = self._turn, check, self.clock
         return made
 
     async def __call__(self, act: Callable[[], Awaitable[T]]) -> T:
@@ -69,11 +71,15 @@ class Caller:
                 await anyio.lowlevel.checkpoint()
                 return await self._once(act)
         async for attempt in stamina.retry_context(
-            on=_retry_delay, attempts=None, timeout=self.patience_s, wait_initial=0.2, wait_max=5.0, wait_jitter=0.5
+            on=self._retry_delay, attempts=None, timeout=self.patience_s, wait_initial=0.2, wait_max=5.0, wait_jitter=0.5
         ):
             with attempt:
                 return await self._once(act)
         raise AssertionError("stamina yields at least one attempt")
+
+    async def once(self, act: Callable[[], Awaitable[T]]) -> T:
+        """As a call, but never repeated: for a request whose failure is the answer."""
+        return await self._once(act)
 
     async def _once(self, act: Callable[[], Awaitable[T]]) -> T:
         if self._check is not None:
@@ -84,7 +90,12 @@ class Caller:
             raise
         except ResourceExhaustedResponse as error:
             # A 429 without retry-after means that the batch can never pass the limiter.
-            raise RateLimited("Qdrant's rate limit was reached.", float(error.retry_after_s)) from None
+            raise RateLimited(
+                f"Qdrant's rate limit was reached, and it asks to wait {error.retry_after_s} s. {_SLOW_DOWN}", float(error.retry_after_s)
+            ) from None
+        except QdrantException:
+            # A proxy's retry-after may be a date, which the client cannot read. Clocks differ, so it is waited for as for any other fault.
+            raise RateLimited(f"Qdrant, or what stands in front of it, asks to slow down (429). {_SLOW_DOWN}") from None
         except UnexpectedResponse as error:
             raise from_status(error, self.connection) from None
         except ResponseHandlingException as error:
@@ -117,13 +128,31 @@ class Caller:
             grpc.StatusCode.UNIMPLEMENTED: lambda t: Unsupported(f"This Qdrant does not know the call: {t}."),
             grpc.StatusCode.RESOURCE_EXHAUSTED: lambda t: BatchTooLarge(f"Qdrant refused the size or rate of the request: {t}."),
         }
-        return kinds[code](text) if code in kinds else self._unreachable(code.name)
+        if code in kinds:
+            return kinds[code](text)
+        return self._unreachable(code.name) if code in _NO_ANSWER else failing(code.name, text)
+
+    def _retry_delay(self, error: Exception) -> bool | timedelta:
+        """A wait beyond the patience of this caller is left to whoever asked, with its length."""
+        if isinstance(error, RateLimited) and error.retry_after_s is not None:
+            return error.retry_after_s <= self.patience_s and timedelta(seconds=max(0.1, error.retry_after_s))
+        return isinstance(error, ConnectionFailed)
 
 
-def _retry_delay(error: Exception) -> bool | timedelta:
-    if isinstance(error, RateLimited) and error.retry_after_s is not None:
-        return timedelta(seconds=min(60.0, max(0.1, error.retry_after_s)))
-    return isinstance(error, ConnectionFailed)
+_NO_ANSWER = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED})
+_SLOW_DOWN = "Lower points_per_second with control_backfill, or raise the rate limit in the collection's strict mode."
+_DISK_FULL = "no space left on device"
+
+
+def failing(status: str, text: str) -> ConnectionFailed:
+    """The server answers that it cannot, for a reason of its own."""
+    if _DISK_FULL in text.lower():
+        return ConnectionFailed(
+            f"The disk of Qdrant is full: {text}. Nothing is lost: it still answers reads, and refuses writes. Free or add space there; a worker that runs "
+            "goes on by itself, else make the same call again."
+        )
+    said = text.rstrip(".") or "it gave no reason"
+    return ConnectionFailed(f"Qdrant failed with status {status}: {said}. Its log tells more; make the same call again when it is well.")
 
 
 _NO_INFERENCE = "InferenceService URL not configured"
@@ -172,7 +201,7 @@ def from_status(error: UnexpectedResponse, connection: Connection) -> MigrationE
         case 500 if _NO_INFERENCE in text:
             return no_inference(text)
         case _:
-            return ConnectionFailed(f"Qdrant answered with status {error.status_code}: {text}")
+            return failing(str(error.status_code), text)
 
 
 def from_embedded(error: Exception) -> MigrationError:
@@ -239,9 +268,10 @@ def open_caller(connection: Connection, *, patience_s: float, timeout_s: float) 
             )
 
     rest = client(prefer_grpc=False)
-    return Caller(
-        connection, rest, client(prefer_grpc=True) if connection.prefer_grpc else rest, patience_s=patience_s, timeout_s=timeout_s
-    )
+    fast = client(prefer_grpc=True) if connection.prefer_grpc else rest
+    caller = Caller(connection, rest, fast, patience_s=patience_s, timeout_s=timeout_s)
+    rest.http.client.add_middleware(caller.clock.note)
+    return caller
 
 
 def _open_embedded(connection: Connection) -> AsyncQdrantClient:

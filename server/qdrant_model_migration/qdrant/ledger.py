@@ -15,7 +15,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, TypeVar
 
 import anyio
@@ -66,6 +66,10 @@ class Ledger:
         self.collection = collection
         self._call = gateway.call
 
+    def now(self) -> datetime:
+        """What is decided by time goes by the clock of the Qdrant that keeps the ledger: it is the same for a host and its worker elsewhere."""
+        return self._call.clock.now()
+
     async def exists(self) -> bool:
         return await self.gateway.exists(self.collection)
 
@@ -112,12 +116,32 @@ class Ledger:
         Raises:
             NotFound: unknown; the open ones are listed.
         """
-        body = (await self._read("migration", migration_id, "")).body if await self.exists() else None
+        if not await self.exists():
+            raise NotFound(self._no_ledger(f"Nothing was changed: there is no migration {migration_id!r} here"))
+        body = (await self._read("migration", migration_id, "")).body
         if body is None:
             open_ones = [m for m in await self.migrations() if m.is_open]
             listed = "; ".join(f"{m.id} ({m.route}, {m.phase.value})" for m in open_ones[:5])
             raise NotFound(f"Nothing was changed: there is no migration {migration_id!r}. Open migrations: {listed or 'none'}.")
         return Migration.model_validate(body)
+
+    def _no_ledger(self, effect: str) -> str:
+        return (
+            f"{effect}: the ledger, collection {self.collection!r}, does not exist. Either no migration was ever begun on connection "
+            f"{self.gateway.connection.name!r} with this QDRANT_MIGRATION_LEDGER, or somebody deleted it, and with it what was known of its migrations. "
+            "Sources are untouched and targets hold what was copied: restore the ledger from a snapshot, or delete the unfinished target and call "
+            "create_target anew."
+        )
+
+    async def explained(self, error: MigrationError) -> MigrationError:
+        """The error, or that the whole ledger is gone where that is behind it."""
+        if not isinstance(error, NotFound):
+            return error
+        try:
+            is_there = await self.exists()
+        except MigrationError:
+            return error
+        return error if is_there else NotFound(self._no_ledger("The migration cannot be worked any more"))
 
     async def add_migration(self, migration: Migration) -> bool:
         """Record a new migration; False when one of its id exists."""
@@ -176,7 +200,7 @@ class Ledger:
 
         def renew(found: Operation) -> Operation:
             is_over = found.state in ("done", "failed")
-            return operation if is_over and (found.is_delivered or _age_s(found.finished_at) > STALE_S) else found
+            return operation if is_over and (found.is_delivered or self._age_s(found.finished_at) > STALE_S) else found
 
         if await self._insert("operation", migration_id, operation.key, operation):
             return operation
@@ -388,6 +412,5 @@ class Ledger:
             await anyio.sleep(0.02 * (attempt + 1))
         raise Contended(f"The ledger's {kind} of {migration_id} is being written by others; try again.")
 
-
-def _age_s(at: str | None) -> float:
-    return (datetime.now(UTC) - datetime.fromisoformat(at)).total_seconds() if at else 0.0
+    def _age_s(self, at: str | None) -> float:
+        return (self.now() - datetime.fromisoformat(at)).total_seconds() if at else 0.0

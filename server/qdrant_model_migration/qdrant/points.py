@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict
 from qdrant_client import AsyncQdrantClient, models
 
 from qdrant_model_migration.domain.points import Payload, Point, PointId, ServerText, ShardKey, payload_digest
-from qdrant_model_migration.errors import BatchTooLarge, RequestRejected
+from qdrant_model_migration.errors import BatchTooLarge, RateLimited, RequestRejected
 from qdrant_model_migration.qdrant import translate
 from qdrant_model_migration.qdrant.client import Caller
 
@@ -298,6 +298,24 @@ class Points:
             await self.wake(collection)
             return None
         return answer.operation_id
+
+    async def last_write(self, collection: str) -> int | None:
+        """A no-op for every shard, tried once; its number.
+
+        Raises:
+            RateLimited: a write rate refused it.
+        """
+        nothing = models.FilterSelector(filter=translate.never())
+        answer = await self._call.once(lambda: self._call.rest.delete(collection, points_selector=nothing, wait=True))
+        return answer.operation_id
+
+    async def is_refused(self, collection: str) -> bool:
+        """Whether a write rate refuses writes just now."""
+        try:
+            await self.last_write(collection)
+        except RateLimited:
+            return True
+        return False
 
     async def wake(self, collection: str) -> None:
         """A no-op for every shard: optimizers that wait since a restart go on with the next write to theirs."""

@@ -1,4 +1,8 @@
-"""The twelve tools: signature, description, annotations and one call each."""
+"""The twelve tools: signature, description, annotations and one call each.
+
+A host waits for the list of tools: what a call works with (operations, domain, and through them Qdrant's client and numpy) is imported when it is
+made, inside its function. tests/architecture/test_start_up.py keeps to that.
+"""
 
 from __future__ import annotations
 

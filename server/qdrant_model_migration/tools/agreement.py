@@ -10,7 +10,6 @@ from mcp.server.mcpserver.resolve import Elicit
 from pydantic import BaseModel, Field
 
 from qdrant_model_migration.errors import MigrationError
-from qdrant_model_migration.operations.finding import find_migration
 from qdrant_model_migration.tools.support import app_of
 
 
@@ -36,6 +35,8 @@ async def ask(
     """
     if plan is None or not can_ask(ctx):
         return Agreement(agreed=True)
+    from qdrant_model_migration.operations.finding import find_migration
+
     try:
         ledger, migration = await find_migration(app_of(ctx).context, migration_id, connection)
         held = await ledger.plan(migration.id, plan.strip())

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from mcp.server.mcpserver import Context
 from pydantic import BaseModel, Field
 
-from qdrant_model_migration.domain.migration import Migration
-from qdrant_model_migration.domain.model import ModelName
-from qdrant_model_migration.domain.phases import Phase
 from qdrant_model_migration.errors import Refused, Unsupported
-from qdrant_model_migration.operations.compare import compare_migration
-from qdrant_model_migration.operations.compare_sample import compare_on_sample
-from qdrant_model_migration.operations.finding import find_migration
-from qdrant_model_migration.operations.requests import Report, carry_out, operation_key
-from qdrant_model_migration.operations.status import after_verification
 from qdrant_model_migration.results import CompareResult, Comparison, NextStep, Progress
 from qdrant_model_migration.tools.support import Connection, ToolSpec, again, app_of, read_only, reporter, without_none
+
+if TYPE_CHECKING:
+    from qdrant_model_migration.domain.migration import Migration
+    from qdrant_model_migration.operations.requests import Report
 
 
 class Query(BaseModel):
@@ -54,6 +50,9 @@ async def compare_models(
     margin: Annotated[float, Field(description="a difference that does not matter", ge=0, le=1)] = 0.01,
     connection: Connection = None,
 ) -> CompareResult:
+    from qdrant_model_migration.operations.compare_sample import compare_on_sample
+    from qdrant_model_migration.operations.requests import operation_key
+
     app = app_of(ctx)
     for name, value in (("search_template", search_template), ("slice_field", slice_field)):
         if value is not None:
@@ -104,6 +103,8 @@ async def compare_models(
 
 def _recommending(found: Comparison, models: list[str], named: dict[str, Any]) -> NextStep | None:
     """What the best candidate would take; nothing where even that one is worse. A cut of the baseline's vectors needs no embedding."""
+    from qdrant_model_migration.domain.model import ModelName
+
     if found.verdict == "worse":
         return None
     gains = {m.model: m.difference or 0.0 for m in found.metrics if m.metric == found.primary_metric}
@@ -118,6 +119,10 @@ def _recommending(found: Comparison, models: list[str], named: dict[str, Any]) -
 
 
 async def _of_migration(ctx: Context[Any, Any], migration_id: str, shared: dict[str, Any], connection: str | None) -> CompareResult:
+    from qdrant_model_migration.operations.compare import compare_migration
+    from qdrant_model_migration.operations.finding import find_migration
+    from qdrant_model_migration.operations.requests import carry_out, operation_key
+
     app = app_of(ctx)
     _, migration = await find_migration(app.context, migration_id, connection)
     migration.check_allows("compare_models")
@@ -148,6 +153,9 @@ async def _of_migration(ctx: Context[Any, Any], migration_id: str, shared: dict[
 
 def _following(migration: Migration) -> NextStep | None:
     """What the findings leave to do: the cutover, the end of a migration in place, or first the proof that the target is complete."""
+    from qdrant_model_migration.domain.phases import Phase
+    from qdrant_model_migration.operations.status import after_verification
+
     if migration.phase is Phase.BACKFILLED:
         return NextStep(tool="verify_target", arguments={"migration_id": migration.id}, why="prove that the target is complete")
     return after_verification(migration) if migration.phase in (Phase.VERIFIED, Phase.CUT_OVER) else None

@@ -7,7 +7,6 @@ from typing import Annotated, Any, Literal
 from mcp.server.mcpserver import Context
 from pydantic import Field
 
-from qdrant_model_migration.operations.backfill import control_backfill as control
 from qdrant_model_migration.results import StatusResult
 from qdrant_model_migration.tools.support import Connection, MigrationId, ToolSpec, app_of, writing
 
@@ -24,6 +23,8 @@ async def control_backfill(
     max_cost_usd: Annotated[float | None, Field(description="not in this version", gt=0)] = None,
     connection: Connection = None,
 ) -> StatusResult:
+    from qdrant_model_migration.operations.backfill import control_backfill as control
+
     return await control(
         app_of(ctx).context,
         migration_id=migration_id,

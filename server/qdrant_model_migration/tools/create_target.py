@@ -7,9 +7,6 @@ from typing import Annotated, Any, Literal
 from mcp.server.mcpserver import Context
 from pydantic import BaseModel, Field
 
-from qdrant_model_migration.domain.recipe import Gate
-from qdrant_model_migration.operations.create_target import Request
-from qdrant_model_migration.operations.create_target import create_target as create
 from qdrant_model_migration.results import CreateTargetResult
 from qdrant_model_migration.tools.support import Connection, ToolSpec, app_of, reporter, writing
 
@@ -85,6 +82,10 @@ async def create_target(
     ] = None,
     dry_run: Annotated[bool, Field(description="change nothing; list everything that would appear on the server")] = False,
 ) -> CreateTargetResult:
+    from qdrant_model_migration.domain.recipe import Gate
+    from qdrant_model_migration.operations.create_target import Request
+    from qdrant_model_migration.operations.create_target import create_target as create
+
     request = Request(
         collection=collection,
         strategy=strategy,

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from mcp.server.elicitation import ElicitationResult
 from mcp.server.mcpserver import Context
 from mcp.server.mcpserver.resolve import Resolve
 from pydantic import Field
 
-from qdrant_model_migration.domain.migration import Migration
-from qdrant_model_migration.operations.finding import find_migration
-from qdrant_model_migration.operations.finish import plan_finish, recovery, why_void
-from qdrant_model_migration.operations.finish_fields import Action
-from qdrant_model_migration.operations.requests import carry_out
 from qdrant_model_migration.results import FinishOutcome, FinishResult, NextStep
 from qdrant_model_migration.tools.agreement import Agreement, ask, is_agreed
 from qdrant_model_migration.tools.support import App, Connection, MigrationId, ToolSpec, app_of, reporter, writing
+
+if TYPE_CHECKING:
+    from qdrant_model_migration.domain.migration import Migration
+    from qdrant_model_migration.operations.finish_fields import Action
 
 
 async def finish_migration(
@@ -30,6 +29,10 @@ async def finish_migration(
     ] = None,
     connection: Connection = None,
 ) -> FinishResult:
+    from qdrant_model_migration.operations.finding import find_migration
+    from qdrant_model_migration.operations.finish import recovery, why_void
+    from qdrant_model_migration.operations.requests import carry_out
+
     app = app_of(ctx)
     ledger, migration = await find_migration(app.context, migration_id, connection)
     if plan is None:
@@ -74,6 +77,8 @@ async def finish_migration(
 
 
 async def _planned(app: App, migration: Migration, action: Action, refusal: str | None, *, snapshot_first: bool) -> FinishResult:
+    from qdrant_model_migration.operations.finish import plan_finish
+
     made = await plan_finish(app.context, migration, action, snapshot_first=snapshot_first)
     head = f"Nothing was changed: {refusal}. Here is the plan as things are now" if refusal else "The plan, nothing is changed yet"
     return FinishResult(

@@ -7,7 +7,6 @@ from typing import Annotated, Any, Literal
 from mcp.server.mcpserver import Context
 from pydantic import Field
 
-from qdrant_model_migration.operations.inspect import inspect
 from qdrant_model_migration.results import InspectResult
 from qdrant_model_migration.tools.support import Connection, ToolSpec, app_of, read_only
 
@@ -20,6 +19,8 @@ async def inspect_collection(
     name_filter: Annotated[str | None, Field(description="part of a name, or a glob, to shorten lists", max_length=255)] = None,
     response_format: Annotated[Literal["concise", "detailed"], Field(description="detailed adds the whole configuration")] = "concise",
 ) -> InspectResult:
+    from qdrant_model_migration.operations.inspect import inspect
+
     return await inspect(
         app_of(ctx).context,
         collection=collection,

@@ -7,7 +7,6 @@ from typing import Annotated, Any
 from mcp.server.mcpserver import Context
 from pydantic import Field
 
-from qdrant_model_migration.operations.status import status
 from qdrant_model_migration.results import StatusResult
 from qdrant_model_migration.tools.support import Connection, ToolSpec, app_of, read_only, reporter
 
@@ -18,6 +17,8 @@ async def migration_status(
     wait_seconds: Annotated[float, Field(description="wait so long for a change of phase, reporting progress", ge=0, le=40)] = 0,
     connection: Connection = None,
 ) -> StatusResult:
+    from qdrant_model_migration.operations.status import status
+
     return await status(
         app_of(ctx).context, migration_id=migration_id, wait_seconds=wait_seconds, connection=connection, report=reporter(ctx)
     )

@@ -7,7 +7,6 @@ from typing import Annotated, Any
 from mcp.server.mcpserver import Context
 from pydantic import Field
 
-from qdrant_model_migration.domain.guidance import guidance_sections, matching
 from qdrant_model_migration.results import GuidanceResult, Section
 from qdrant_model_migration.tools.support import ToolSpec, read_only
 
@@ -16,6 +15,8 @@ async def read_guidance(
     ctx: Context[Any, Any],
     topic: Annotated[str | None, Field(description="a question or a few words; leave out for the contents", max_length=300)] = None,
 ) -> GuidanceResult:
+    from qdrant_model_migration.domain.guidance import guidance_sections, matching
+
     found = matching(guidance_sections(), topic)
     titles = ", ".join(f"'{s.title}'" for s in found[:3])
     return GuidanceResult(

@@ -7,7 +7,6 @@ from typing import Annotated, Any, Literal
 from mcp.server.mcpserver import Context
 from pydantic import Field
 
-from qdrant_model_migration.operations.recommend import recommend
 from qdrant_model_migration.results import RecommendResult
 from qdrant_model_migration.tools.support import Connection, ToolSpec, app_of, read_only
 
@@ -40,6 +39,8 @@ async def recommend_strategy(
         str | None, Field(description="another configured server to take the target; the source's when left out", max_length=100)
     ] = None,
 ) -> RecommendResult:
+    from qdrant_model_migration.operations.recommend import recommend
+
     return await recommend(
         app_of(ctx).context,
         collection=collection,

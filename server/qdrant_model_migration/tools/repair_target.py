@@ -6,8 +6,6 @@ from typing import Any
 
 from mcp.server.mcpserver import Context
 
-from qdrant_model_migration.operations.finding import find_migration
-from qdrant_model_migration.operations.requests import carry_out
 from qdrant_model_migration.results import NextStep, RepairOutcome, RepairResult
 from qdrant_model_migration.tools.support import (
     Connection,
@@ -23,6 +21,9 @@ from qdrant_model_migration.tools.support import (
 
 
 async def repair_target(ctx: Context[Any, Any], migration_id: MigrationId, connection: Connection = None) -> RepairResult:
+    from qdrant_model_migration.operations.finding import find_migration
+    from qdrant_model_migration.operations.requests import carry_out
+
     app = app_of(ctx)
     ledger, migration = await find_migration(app.context, migration_id, connection)
     migration.check_allows("repair_target")

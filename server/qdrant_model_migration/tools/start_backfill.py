@@ -7,7 +7,6 @@ from typing import Annotated, Any, Literal
 from mcp.server.mcpserver import Context
 from pydantic import Field
 
-from qdrant_model_migration.operations.backfill import start_backfill as start
 from qdrant_model_migration.results import StatusResult
 from qdrant_model_migration.tools.support import Connection, MigrationId, ToolSpec, app_of, writing
 
@@ -23,6 +22,8 @@ async def start_backfill(
     executor: Annotated[Literal["local", "ray"], Field(description="'ray' is not in this version")] = "local",
     connection: Connection = None,
 ) -> StatusResult:
+    from qdrant_model_migration.operations.backfill import start_backfill as start
+
     return await start(
         app_of(ctx).context,
         migration_id=migration_id,

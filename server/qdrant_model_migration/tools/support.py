@@ -6,20 +6,22 @@ import functools
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Annotated, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypeVar
 
 from mcp.server.mcpserver import Context
 from mcp.server.mcpserver.exceptions import ToolError
 from mcp.types import ToolAnnotations
 from pydantic import BaseModel, Field
 
-from qdrant_model_migration.domain.migration import Migration
-from qdrant_model_migration.domain.records import Operation
 from qdrant_model_migration.errors import MigrationError
-from qdrant_model_migration.operations.context import OperationContext
-from qdrant_model_migration.operations.requests import LocalOperations, Report
 from qdrant_model_migration.results import NextStep, Progress, Recommendation, RecommendResult, Result
-from qdrant_model_migration.worker.detach import Drivers
+
+if TYPE_CHECKING:
+    from qdrant_model_migration.domain.migration import Migration
+    from qdrant_model_migration.domain.records import Operation
+    from qdrant_model_migration.operations.context import OperationContext
+    from qdrant_model_migration.operations.requests import LocalOperations, Report
+    from qdrant_model_migration.worker.detach import Drivers
 
 LOG = logging.getLogger(__name__)
 P = ParamSpec("P")

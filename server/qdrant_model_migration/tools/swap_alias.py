@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from mcp.server.elicitation import ElicitationResult
 from mcp.server.mcpserver import Context
 from mcp.server.mcpserver.resolve import Resolve
 from pydantic import Field
 
-from qdrant_model_migration.domain.cutover import MOST_NAMED
-from qdrant_model_migration.domain.migration import Migration
 from qdrant_model_migration.errors import Refused
-from qdrant_model_migration.operations.finding import find_migration
-from qdrant_model_migration.operations.requests import carry_out
-from qdrant_model_migration.operations.swap import Direction, plan_swap, why_void
 from qdrant_model_migration.results import NextStep, SwapOutcome, SwapResult
 from qdrant_model_migration.tools.agreement import Agreement, ask, is_agreed
 from qdrant_model_migration.tools.support import App, Connection, MigrationId, ToolSpec, app_of, reporter, writing
+
+if TYPE_CHECKING:
+    from qdrant_model_migration.domain.migration import Migration
+    from qdrant_model_migration.operations.swap import Direction
 
 
 async def swap_alias(
@@ -31,12 +30,23 @@ async def swap_alias(
     plan: Annotated[
         str | None, Field(description="the code of the plan that the person agreed to; leave out for the plan", max_length=100)
     ] = None,
+    fence: Annotated[
+        bool,
+        Field(
+            description="of a first call: whether writers wait (answered with 429) for the seconds of the last differences, where writes go on and the server "
+            "can; false: late writes are carried over by their numbers"
+        ),
+    ] = True,
     connection: Connection = None,
 ) -> SwapResult:
+    from qdrant_model_migration.operations.finding import find_migration
+    from qdrant_model_migration.operations.requests import carry_out
+    from qdrant_model_migration.operations.swap import why_void
+
     app = app_of(ctx)
     ledger, migration = await find_migration(app.context, migration_id, connection)
     if plan is None:
-        return await _planned(app, migration, direction, alias, None)
+        return await _planned(app, migration, direction, alias, None, fence=fence)
     if not is_agreed(agreement):
         return _declined(app, migration)
     done = await ledger.operation(migration.id, f"swap-{plan.strip()}")
@@ -45,7 +55,7 @@ async def swap_alias(
     if done is None or done.state == "failed":
         void = await why_void(app.context, migration, direction, alias, plan)
         if void is not None:
-            return await _planned(app, migration, direction, alias, void)
+            return await _planned(app, migration, direction, alias, void, fence=fence)
     arguments = {"direction": direction, "alias": alias, "code": plan.strip()}
     operation = await carry_out(app.context, migration, "swap", arguments, report=reporter(ctx), key=f"swap-{plan.strip()}")
     migration = await ledger.migration(migration.id)
@@ -60,9 +70,14 @@ async def swap_alias(
     return _swapped(notice, migration, direction, SwapOutcome.model_validate(operation.result))
 
 
-async def _planned(app: App, migration: Migration, direction: Direction, alias: str | None, refusal: str | None) -> SwapResult:
+async def _planned(
+    app: App, migration: Migration, direction: Direction, alias: str | None, refusal: str | None, *, fence: bool
+) -> SwapResult:
+    from qdrant_model_migration.domain.cutover import MOST_NAMED
+    from qdrant_model_migration.operations.swap import plan_swap
+
     ledger = await app.context.ledger(migration.target.connection)
-    made = await plan_swap(app.context, ledger, migration, direction, alias)
+    made = await plan_swap(app.context, ledger, migration, direction, alias, fence=fence)
     moves = "; ".join(f"{m.alias}: {m.from_collection or '(new)'} -> {m.to_collection or '(removed)'}" for m in made.moves[:MOST_NAMED])
     if (more := len(made.moves) + len(made.also) - MOST_NAMED) > 0:
         moves += f"; and {more} more aliases"
@@ -128,7 +143,7 @@ def _swapped(notice: str, migration: Migration, direction: Direction, outcome: S
     late = (
         f" Late writes: {gap.carried_over} carried over, {gap.superseded} superseded, {gap.unresolved} unresolved."
         if direction == "forward"
-        else ""
+        else f" Carried back to the old collection: {gap.carried_over}; written on both sides and left as they are: {gap.unresolved}."
     )
     warnings = list(outcome.notes)
     if gap.unresolved:

@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from mcp.server.mcpserver import Context
 from pydantic import Field
 
-from qdrant_model_migration.domain.migration import Migration
-from qdrant_model_migration.domain.phases import Phase
-from qdrant_model_migration.operations.finding import find_migration
-from qdrant_model_migration.operations.requests import Report, carry_out, operation_key
-from qdrant_model_migration.operations.status import after_verification
-from qdrant_model_migration.operations.verify import verify
-from qdrant_model_migration.operations.work import open_work, read_only_check
 from qdrant_model_migration.results import NextStep, Progress, Verification, VerifyResult
 from qdrant_model_migration.tools.support import (
     App,
@@ -28,6 +21,10 @@ from qdrant_model_migration.tools.support import (
     running_summary,
 )
 
+if TYPE_CHECKING:
+    from qdrant_model_migration.domain.migration import Migration
+    from qdrant_model_migration.operations.requests import Report
+
 
 async def verify_target(
     ctx: Context[Any, Any],
@@ -35,6 +32,9 @@ async def verify_target(
     provenance_sample: Annotated[int, Field(description="vectors embedded again to prove the model", ge=0, le=10_000)] = 200,
     connection: Connection = None,
 ) -> VerifyResult:
+    from qdrant_model_migration.operations.finding import find_migration
+    from qdrant_model_migration.operations.requests import carry_out
+
     app = app_of(ctx)
     ledger, migration = await find_migration(app.context, migration_id, connection)
     migration.check_allows("verify_target")
@@ -59,6 +59,9 @@ async def verify_target(
 
 async def _verify_here(ctx: Context[Any, Any], app: App, migration: Migration, provenance_sample: int) -> VerifyResult:
     """In read-only mode nothing may be recorded: the verification runs in this process, and answers but proves nothing for a swap."""
+    from qdrant_model_migration.operations.requests import operation_key
+    from qdrant_model_migration.operations.verify import verify
+    from qdrant_model_migration.operations.work import open_work, read_only_check
 
     async def act(report: Report) -> Verification:
         work = await open_work(app.context, migration, read_only_check)
@@ -81,6 +84,9 @@ async def _verify_here(ctx: Context[Any, Any], app: App, migration: Migration, p
 
 def verified(app: App, migration: Migration, found: Verification) -> VerifyResult:
     """The answer for a finished verification."""
+    from qdrant_model_migration.domain.phases import Phase
+    from qdrant_model_migration.operations.status import after_verification
+
     source, target = migration.source.collection, migration.target.collection
     me = {"migration_id": migration.id}
     warnings: list[str] = []
@@ -92,7 +98,7 @@ def verified(app: App, migration: Migration, found: Verification) -> VerifyResul
         paths = ", ".join(d.path for d in found.config_diff if not d.is_intended)
         summary = f"Not complete: {'; '.join(found.problems)}. Every point is right."
         warnings.append(
-            f"The source's configuration was changed since the target was created, and repair_target changes no configuration: make these settings equal by "
+            f"The configuration of the source or of the target was changed since the target was created, and repair_target changes no configuration: make these settings equal by "
             f"hand, then verify again: {paths}."
         )
         step = None
@@ -126,6 +132,8 @@ def verified(app: App, migration: Migration, found: Verification) -> VerifyResul
 
 def _first_the_writer(migration: Migration) -> str:
     """What is to be done about a writer whose vectors are wrong; nothing but the app writes a target that serves."""
+    from qdrant_model_migration.domain.phases import Phase
+
     model, me = migration.spec, f"migration_id={migration.id!r}"
     prefix = f", each prefixed {model.document_prefix!r}" if model.document_prefix else ""
     if migration.has_fill_stage and migration.serves_while_filled:

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import logging
 import subprocess
-import sys
 import time
-from datetime import UTC, datetime
+from datetime import datetime
+from typing import TYPE_CHECKING
 
-from qdrant_model_migration.domain.migration import Migration
-from qdrant_model_migration.domain.records import Lease
 from qdrant_model_migration.errors import LeaseLost, MigrationError, Refused
-from qdrant_model_migration.operations.context import OperationContext
-from qdrant_model_migration.settings import child_environment
-from qdrant_model_migration.worker.driver import Driver
-from qdrant_model_migration.worker.lease import is_certainly_dead
+
+if TYPE_CHECKING:
+    from qdrant_model_migration.domain.migration import Migration
+    from qdrant_model_migration.domain.records import Lease
+    from qdrant_model_migration.operations.context import OperationContext
 
 LOG = logging.getLogger(__name__)
 RESPAWN_S = 15.0
@@ -48,7 +47,7 @@ class Drivers:
             return
         ledger = await self._context.ledger(migration.target.connection)
         _, lease = await ledger.lease(migration.id)
-        if not needs_driver(lease) or self._has_young_child(migration.id, lease):
+        if not needs_driver(lease, ledger.now()) or self._has_young_child(migration.id, lease):
             return
         self._spawn(migration)
 
@@ -61,28 +60,17 @@ class Drivers:
         return child.poll() is None and lease.pid != child.pid and time.monotonic() - started < RESPAWN_S
 
     def _spawn(self, migration: Migration) -> None:
-        """Start `qdrant-model-migration worker <id>` detached: own session, no terminal, keys by environment only."""
-        folder = self._context.settings.log_directory
-        folder.mkdir(parents=True, exist_ok=True)
-        log = folder / f"{migration.id}.log"
-        command = [sys.executable, "-m", "qdrant_model_migration", "worker", migration.id, "--connection", migration.target.connection]
-        detached: dict[str, object] = {"creationflags": 0x00000008 | 0x00000200} if sys.platform == "win32" else {"start_new_session": True}
-        with log.open("ab") as out:
-            child = subprocess.Popen(  # type: ignore[call-overload]  # noqa: S603 - our own interpreter and module, an id from the ledger
-                [*command, "--log", str(log)],
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=out,
-                cwd=folder,
-                env=child_environment(),
-                **detached,
-            )
+        from qdrant_model_migration.worker.spawn import spawn_worker
+
+        child = spawn_worker(self._context.settings, migration)
         if migration.id in self._children:
             self._former.append(self._children[migration.id][0])
         self._former = [former for former in self._former if former.poll() is None]
         self._children[migration.id] = (child, time.monotonic())
 
     async def _drive_inside(self, migration: Migration) -> None:
+        from qdrant_model_migration.worker.driver import Driver
+
         try:
             await Driver(self._context, migration.id, connection=migration.target.connection, idle_exit_s=2.0).run()
         except LeaseLost as error:
@@ -96,12 +84,14 @@ class Drivers:
             self._inside.discard(migration.id)
 
 
-def needs_driver(lease: Lease) -> bool:
+def needs_driver(lease: Lease, now: datetime) -> bool:
     """Whether nobody seems to drive: free, owner dead, or silent for a lease time. A wrong guess costs a process that ends at once.
 
     A heartbeat from the future tells that the clocks disagree, and nothing about the driver.
     """
+    from qdrant_model_migration.worker.lease import is_certainly_dead
+
     if lease.owner is None or is_certainly_dead(lease):
         return True
-    age_s = (datetime.now(UTC) - datetime.fromisoformat(lease.at)).total_seconds() if lease.at else 0.0
+    age_s = (now - datetime.fromisoformat(lease.at)).total_seconds() if lease.at else 0.0
     return not -lease.lease_s <= age_s <= lease.lease_s

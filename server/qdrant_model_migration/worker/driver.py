@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 
 import anyio
 
@@ -13,9 +15,11 @@ from qdrant_model_migration.domain.migration import Migration
 from qdrant_model_migration.domain.pacing import Rate, eta_seconds
 from qdrant_model_migration.domain.phases import Phase
 from qdrant_model_migration.domain.records import Operation
-from qdrant_model_migration.errors import ConnectionFailed, Interrupted, LeaseLost, MigrationError, Refused, TransientEmbedding
+from qdrant_model_migration.errors import ConnectionFailed, Interrupted, LeaseLost, MigrationError, RateLimited, Refused, TransientEmbedding
+from qdrant_model_migration.operations.altered import check_target, told
 from qdrant_model_migration.operations.changed import Passes
 from qdrant_model_migration.operations.context import OperationContext
+from qdrant_model_migration.operations.fencing import lift_fence
 from qdrant_model_migration.operations.sweep import has_numbers, written_since
 from qdrant_model_migration.operations.work import Work, open_work
 from qdrant_model_migration.qdrant.probe import prove_fill, prove_guard
@@ -30,6 +34,8 @@ LOG = logging.getLogger(__name__)
 POLL_S = 0.5
 BEAT_S = 2.0
 RECONNECT_S = 3.0
+MOST_REST_S = 120.0
+"""However long a service asks to be left alone."""
 CLOSING_S = 1.5
 """Hosts give a server that they close about two seconds."""
 GIVE_UP_S = 1800.0
@@ -55,6 +61,7 @@ class Driver:
         log: str | None = None,
         is_stopping: Callable[[], bool] = lambda: False,
         idle_exit_s: float = 30.0,
+        stand_by: Callable[[Migration], object] | None = None,
     ) -> None:
         self._context = context
         self._id = migration_id
@@ -62,6 +69,7 @@ class Driver:
         self._log = log
         self._is_asked_to_stop = is_stopping
         self._idle_exit_s = idle_exit_s
+        self._stand_by = stand_by
         self._is_lost = False
         self._has_stopped = False
         self._is_awaited = False
@@ -80,12 +88,14 @@ class Driver:
         """
         await self._drive()
         # Whoever asked for something before the lease was given back saw a driver and started none: one more look is owed.
-        while not (self._is_asked_to_stop() or self._has_stopped) and await self._is_wanted():
+        while not self._is_asked_to_stop() and await self._is_wanted():
+            self._has_stopped = False
             await self._drive()
 
     async def _is_wanted(self) -> bool:
         ledger = await self._context.ledger(self._connection)
-        if any(operation.state in ("requested", "running") for operation in await ledger.operations(self._id)):
+        # After a stop only a person who cleared the error begins anew; whoever waits for an operation looks for a driver again and again.
+        if not self._has_stopped and any(o.state in ("requested", "running") for o in await ledger.operations(self._id)):
             return True
         migration, pace = await ledger.migration(self._id), await ledger.pace(self._id)
         is_filled = migration.filled is not None and migration.filled.has_converged
@@ -122,9 +132,13 @@ class Driver:
             raise
         if not (failure and isinstance(failure[0], LeaseLost)):
             with anyio.move_on_after(self._context.settings.request_timeout_s, shield=True):
-                await held.release(progress)
+                try:
+                    await held.release(progress)
+                except MigrationError as error:
+                    # What ended the driver is to be told, and not this.
+                    LOG.warning("The lease was not given back: %s", error)
         if failure:
-            raise failure[0]
+            raise await ledger.explained(failure[0])
 
     async def _open(self, held: HeldLease) -> Work:
         ledger = await self._context.ledger(self._connection)
@@ -143,6 +157,8 @@ class Driver:
         work = await open_work(self._context, await ledger.migration(self._id), check, held.epoch)
         # Every try of a request is checked: a retry may come long after the check before the first one.
         work.target = work.target.guarded(go_on)
+        if self._stand_by is not None:
+            work.stand_by = partial(self._stand_by, work.migration)
         return work
 
     async def _beat(self, held: HeldLease, work: Work) -> None:
@@ -212,11 +228,12 @@ class Driver:
                     await self._stop_with(held, work, str(error))
                     return
                 LOG.warning("Waiting for a service to come back: %s", error)
-                work.progress.stage = "waiting for a service to come back"
-                await anyio.sleep(RECONNECT_S)
+                work.progress.stage = f"waiting for a service to come back: {error}"
+                asked_s = error.retry_after_s if isinstance(error, RateLimited | TransientEmbedding) else None
+                await self._rest(max(RECONNECT_S, min(asked_s or 0.0, MOST_REST_S)))
                 continue
             except MigrationError as error:
-                await self._stop_with(held, work, str(error))
+                await self._stop_with(held, work, str(await told(self._context, work.migration, error)))
                 return
             except Exception as error:
                 # A defect of ours: told in the ledger, where the person looks, and with its trace in the log.
@@ -231,6 +248,13 @@ class Driver:
             if step != "worked":
                 await anyio.sleep(POLL_S)
 
+    async def _rest(self, seconds: float) -> None:
+        """Wait before the next try, in pieces: a driver that is to stop stops."""
+        for _ in range(math.ceil(seconds / RECONNECT_S)):
+            if self._is_asked_to_stop():
+                return
+            await anyio.sleep(RECONNECT_S)
+
     async def _step(self, held: HeldLease, work: Work) -> Step:
         """Do the next thing there is."""
         pending = await self._pending(work)
@@ -240,9 +264,14 @@ class Driver:
             # What does not need it goes on: an old server that was switched off must not keep a migration from being ended.
             await work.find_source()
         if pending:
-            await carry_out(work, await chosen(work, pending))
+            operation = await chosen(work, pending)
+            if operation.kind != "swap":
+                await lift_fence(work)
+            await carry_out(work, operation)
             return "worked"
         work.migration = await work.ledger.migration(self._id)
+        # Of a driver that died while writers waited.
+        await lift_fence(work)
         work.pace = await work.ledger.pace(self._id)
         if work.pace.is_paused or work.migration.error:
             work.progress.stage = "paused" if work.pace.is_paused else "stopped"
@@ -280,6 +309,7 @@ class Driver:
             raise Refused(f"The linear map of migration {work.id} is not in the ledger. Discard the migration and begin it anew.")
         found: list[int] = []
         if not migration.is_in_place:
+            await check_target(work.target, migration)
             # Unguarded: the scratch collection of the proof is removed even when the lease ran out.
             work.inserts_by_mode = await prove_guard(await self._context.gateway(migration.target.connection))
             await Pipeline(work, is_stopping=lambda: self._is_stopping() or work.pace.is_paused).run()

@@ -116,7 +116,7 @@ class HeldLease:
             began = self._clock()
             for _ in range(ATTEMPTS):
                 renewed = self.lease.model_copy(
-                    update={"beat": self.lease.beat + 1, "at": now(), "progress": progress or self.lease.progress}
+                    update={"beat": self.lease.beat + 1, "at": now(self._ledger), "progress": progress or self.lease.progress}
                 )
                 if await self._ledger.set_lease(self._migration_id, self._revision, renewed):
                     self._revision += 1
@@ -137,7 +137,12 @@ class HeldLease:
         async with self._turn:
             for _ in range(ATTEMPTS):
                 freed = self.lease.model_copy(
-                    update={"owner": None, "beat": self.lease.beat + 1, "at": now(), "progress": progress or self.lease.progress}
+                    update={
+                        "owner": None,
+                        "beat": self.lease.beat + 1,
+                        "at": now(self._ledger),
+                        "progress": progress or self.lease.progress,
+                    }
                 )
                 if await self._ledger.set_lease(self._migration_id, self._revision, freed):
                     return
@@ -183,7 +188,7 @@ async def take_lease(
                 pid=os.getpid(),
                 identity=process_identity(os.getpid()),
                 log=log,
-                at=now(),
+                at=now(ledger),
                 progress=lease.progress,
             )
             if not await ledger.set_lease(migration_id, revision, mine):

@@ -15,6 +15,7 @@ from qdrant_model_migration.domain.phases import Phase
 from qdrant_model_migration.domain.records import Operation
 from qdrant_model_migration.embedders.base import is_dense
 from qdrant_model_migration.errors import ConnectionFailed, Interrupted, LeaseLost, MigrationError, Refused, TransientEmbedding
+from qdrant_model_migration.operations.altered import told
 from qdrant_model_migration.operations.catch_up import catch_up_pass
 from qdrant_model_migration.operations.compare import compare_migration
 from qdrant_model_migration.operations.context import now
@@ -64,7 +65,7 @@ async def carry_out(work: Work, operation: Operation) -> None:
         try:
             outcome.append(await _HANDLERS[operation.kind](work, operation.arguments))
         except MigrationError as error:
-            failure.append(error)
+            failure.append(await told(work.context, work.migration, error))
         except Exception as error:
             # A defect of ours. It would happen again: the operation ends, and its caller is told.
             LOG.exception("Operation %s failed", operation.key)
@@ -79,7 +80,9 @@ async def carry_out(work: Work, operation: Operation) -> None:
     else:
         ended = {"state": "done", "result": outcome[0].model_dump(mode="json")}
     work.check()
-    await work.ledger.save_operation(work.id, running.model_copy(update={**ended, "progress": work.progress, "finished_at": now()}))
+    await work.ledger.save_operation(
+        work.id, running.model_copy(update={**ended, "progress": work.progress, "finished_at": now(work.ledger)})
+    )
 
 
 async def chosen(work: Work, pending: list[Operation]) -> Operation:
@@ -96,7 +99,7 @@ async def chosen(work: Work, pending: list[Operation]) -> Operation:
             "state": "failed",
             "error": "Nothing was changed: another plan was agreed to since.",
             "is_refusal": True,
-            "finished_at": now(),
+            "finished_at": now(work.ledger),
         }
         await work.ledger.save_operation(work.id, old.model_copy(update=ended))
     return next((o for o in pending if o not in earlier), last)
