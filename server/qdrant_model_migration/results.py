@@ -310,6 +310,9 @@ class Lag(Wire):
     changed: int = 0
     at: str
     has_converged: bool = False
+    is_full: bool = Field(
+        default=True, description="false: only what `updated_at_field` says was written lately was read; deletes are for the next full pass"
+    )
 
 
 class Progress(Wire):
@@ -376,6 +379,18 @@ class ProvenanceCheck(Wire):
     wrong: int = 0
     upper_bound: float | None = Field(default=None, description="share of the points that could still be wrong, at 95 % confidence")
     note: str | None = None
+    others: int | None = Field(
+        default=None,
+        description="points that another writer touched since this tool wrote or checked them; null where operations are not numbered (several shards, a cluster, the embedded database)",
+    )
+    others_checked: int = Field(default=0, description="points of another writer that were embedded again")
+    others_wrong: int = 0
+    wrong_vectors_of: str | None = Field(default=None, description="whose vectors most of those wrong ones are, where it can be told")
+
+    @property
+    def is_rest_own(self) -> bool:
+        """Every vector that was not embedded again is this tool's own, made of the text that the point still has."""
+        return self.others is not None and self.others == self.others_checked
 
 
 class Verification(Wire):

@@ -97,6 +97,7 @@ def differences(
             continue
         vector = right[i]["vector"]
         if beside is not None:
+            vector = vector if isinstance(vector, dict) else {"": vector}
             if vector.get("") != left[i]["vector"]:
                 found.append(f"{i} old vector is not the source's")
             vector = vector.get(beside)

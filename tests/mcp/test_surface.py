@@ -37,7 +37,7 @@ ARGUMENTS = {
     "inspect_collection": "collection connection sample_size name_filter response_format",
     "recommend_strategy": "collection goal model current_model text_field vector writes readers connection",
     "create_target": "collection strategy model text_field texts_file target vector new_vector dimensions current_model alias writes readers "
-    "on_missing_text on_long_text on_disk quantization sample_size gate connection target_connection dry_run",
+    "on_missing_text on_long_text on_disk quantization sample_size gate updated_at_field connection target_connection dry_run",
     "start_backfill": "migration_id points_per_second concurrency max_source_latency_ms max_failed_points max_cost_usd executor",
     "migration_status": "migration_id wait_seconds",
     "control_backfill": "migration_id action points_per_second concurrency max_source_latency_ms max_cost_usd",

@@ -8,14 +8,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from qdrant_client import QdrantClient, models
+from qdrant_client.http.exceptions import UnexpectedResponse
 
-from qdrant_model_migration.domain.app_changes import app_changes, dual_write_snippet
+from qdrant_model_migration.domain.app_changes import app_changes
 from qdrant_model_migration.domain.collection import FieldKind
+from qdrant_model_migration.domain.dual_writes import dual_write_snippet
 from qdrant_model_migration.domain.migration import Migration
 from qdrant_model_migration.domain.model import ModelKind, ModelSpec
 from qdrant_model_migration.domain.recipe import Endpoint, Recipe
 from qdrant_model_migration.domain.texts import TextSource
 from qdrant_model_migration.domain.texts_file import TextsFile
+from qdrant_model_migration.domain.updated_at import UpdatedAt
 from tests.servers import QdrantServer
 
 
@@ -47,6 +50,31 @@ def test_other_dimensions_fail_and_equal_ones_return_nonsense() -> None:
     assert "nonsense" not in other
     assert "gets nonsense without any error: both have the same dimensions" in equal
     assert "fails" not in equal
+
+
+def test_what_becomes_of_a_writer_that_was_not_changed_is_told() -> None:
+    """Refused with another size; taken without an error, and found by the verification alone, with the same one."""
+    other, equal = told(8, writes="live"), told(4, writes="dual_write")
+    assert "goes on with the old model (8 dimensions) is refused there with 400 'Vector dimension error'" in other
+    assert "in neither collection" in other
+    assert "is taken without an error, for both have the same dimensions" in equal
+    assert "verify_target finds them, also after the swap" in equal
+    assert "goes on with the old model" not in told(8, writes="frozen")
+
+
+def test_what_cannot_be_detected_in_place_is_told() -> None:
+    made = Recipe(field="new", kind="embed", source_field="", stage="fill")
+    found = told(8, recipes=(made,), placement="in_place", target=Endpoint(collection="docs"), dense_field="")
+    assert "on a collection of one shard verify_target finds every one of them and repair_target embeds them again" in found
+    assert "elsewhere (several shards, a cluster, embedded) a sample finds some" in found
+    assert "A text that is taken away (delete_payload) leaves its vector, which is not found" in found
+
+
+def test_what_passes_by_updated_at_do_not_see_is_told() -> None:
+    found = told(8, updated_at=UpdatedAt(field="at", unit="s", coverage=0.9))
+    assert "Writes set 'at' to their time" in found
+    assert "10% of the sampled points do not hold it" in found
+    assert "Deletes, and writes that leave it or state an earlier time, are found by a full pass" in found
 
 
 @pytest.mark.parametrize("dimensions", [4, 8])
@@ -168,6 +196,95 @@ def test_the_snippet_mirrors_every_kind_of_write(server: QdrantServer, name: str
     assert found[1].vector == {"new": [6.0, 1.0, 0.0, 0.0], "b": [1.0, 2.0, 3.0], "s": bow}
     assert found[1].payload == {**payload, "text": "abcdef", "a": {"text": "abcdef"}, "t": "abcde"}
     assert (found[3].vector, found[3].payload) == ({}, {"title": "no text"})
+
+
+def test_the_snippet_mirrors_the_other_kinds_of_write_at_once(server: QdrantServer, name: str) -> None:
+    """Without any catch-up. Writes by a filter reach what it found before the write; a write that fails in part is mirrored in part."""
+    client = QdrantClient(url=server.url, check_compatibility=False)
+    source, target = f"{name}-docs", f"{name}-new"
+    embedded: list[str] = []
+
+    def counting(texts: list[str]) -> list[list[float]]:
+        embedded.extend(texts)
+        return embed(texts)
+
+    def held(collection: str) -> dict[Any, tuple[Any, Any]]:
+        return {p.id: (p.payload, p.vector) for p in client.scroll(collection, limit=100, with_vectors=True)[0]}
+
+    try:
+        client.create_collection(source, vectors_config={"a": dense(2), "b": dense(3)})
+        client.create_collection(target, vectors_config={"new": dense(4), "b": dense(3)})
+        recipes = (Recipe(field="new", kind="embed", source_field="a"), Recipe(field="b", kind="copy", source_field="b"))
+        ends = {"source": Endpoint(collection=source), "target": Endpoint(collection=target)}
+        writer = snippet(recipes=recipes, **ends)["DualWriter"](client, counting)
+        ids = [*range(1, 11), 2**64 - 1]
+        vectors: Any = {"a": [1.0, 2.0], "b": [1.0, 2.0, 3.0]}
+        writer.upsert([models.PointStruct(id=i, vector=vectors, payload={"text": f"text {i}", "n": i, "wide": 2**64 - 1}) for i in ids])
+        assert len(embedded) == len(ids)
+        writer.set_payload({"seen": 1}, ids)
+        assert len(embedded) == len(ids), "another key of the payload costs no embedding"
+        writer.set_payload({"c": 1}, [1], key="deep.b")
+        writer.overwrite_payload({"text": "overwritten"}, [2])
+        writer.clear_payload([3])
+        writer.delete_payload(["text"], [4])
+        writer.update_vectors([models.PointVectors(id=5, vector={"b": [3.0, 2.0, 1.0]})])
+        writer.delete_vectors(["b"], [6])
+        writer.set_payload({"n": 70, "text": "by a filter"}, models.Filter(must=[n_is(7)]))
+        writer.delete(models.Filter(must=[n_is(8)]))
+        with pytest.raises(UnexpectedResponse, match="404"):
+            writer.set_payload({"text": "in part"}, [9, 10, 999])
+        sources, targets = held(source), held(target)
+    finally:
+        client.close()
+    assert {i: p for i, (p, _) in targets.items()} == {i: p for i, (p, _) in sources.items()}
+    assert sources.keys() == set(ids) - {8}
+    assert {i for i, (p, _) in sources.items() if (p or {}).get("text") == "in part"} == {9, 10}
+    for i, (payload, held_vectors) in sources.items():
+        words = (payload or {}).get("text")
+        copied = {"b": held_vectors["b"]} if "b" in held_vectors else {}
+        assert targets[i][1] == {**copied, **({"new": embed([words])[0]} if words else {})}, i
+
+
+def n_is(number: int) -> models.FieldCondition:
+    return models.FieldCondition(key="n", match=models.MatchValue(value=number))
+
+
+def test_points_without_a_text_are_left_out_where_that_is_the_policy(server: QdrantServer, name: str) -> None:
+    client = QdrantClient(url=server.url, check_compatibility=False)
+    source, target = f"{name}-docs", f"{name}-new"
+    try:
+        client.create_collection(source, vectors_config=dense(2))
+        client.create_collection(target, vectors_config=dense(4))
+        ends = {"source": Endpoint(collection=source), "target": Endpoint(collection=target)}
+        writer = snippet(on_missing_text="skip", **ends)["DualWriter"](client, embed)
+        payloads = {1: {"text": "abc"}, 2: {"text": " "}, 3: {"text": "abcd"}}
+        writer.upsert([models.PointStruct(id=i, vector=[1.0, 2.0], payload=p) for i, p in payloads.items()])
+        writer.delete_payload(["text"], [3])
+        found = {p.id for p in client.scroll(target)[0]}
+    finally:
+        client.close()
+    assert found == {1}
+
+
+@pytest.mark.parametrize("text_field", ["text", "{text}"])
+def test_an_integer_that_grpc_reads_as_a_float_is_left_to_the_catch_up(server: QdrantServer, name: str, text_field: str) -> None:
+    """The others of the same write are mirrored; nothing rounded is written."""
+    rest = QdrantClient(url=server.url, check_compatibility=False)
+    grpc = QdrantClient(url=server.url, grpc_port=server.grpc_port, prefer_grpc=True, check_compatibility=False)
+    source, target = f"{name}-docs", f"{name}-new"
+    try:
+        rest.create_collection(source, vectors_config=dense(2))
+        rest.create_collection(target, vectors_config=dense(4))
+        ends = {"source": Endpoint(collection=source), "target": Endpoint(collection=target)}
+        writer = snippet(text_field=text_field, **ends)["DualWriter"](grpc, embed)
+        payloads: dict[int, dict[str, Any]] = {1: {"text": "a", "deep": [{"wide": 2**63 + 5}]}, 2: {"text": "b", "n": 2**63 - 1}}
+        rest.upsert(source, [models.PointStruct(id=i, vector=[1.0, 2.0], payload=p) for i, p in payloads.items()], wait=True)
+        writer.set_payload({"seen": True}, [1, 2])
+        found = {p.id: p.payload for p in rest.scroll(target)[0]}
+    finally:
+        rest.close()
+        grpc.close()
+    assert found == {2: {"text": "b", "n": 2**63 - 1, "seen": True}}
 
 
 def test_with_a_texts_file_the_snippet_embeds_what_the_app_gives(server: QdrantServer, name: str) -> None:

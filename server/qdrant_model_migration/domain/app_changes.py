@@ -1,131 +1,12 @@
-"""What must the app change, and when? Said before anything is spent, with the code for writing to both sides."""
+"""What must the app change, and when? Said before anything is spent."""
 
 from __future__ import annotations
 
 from qdrant_model_migration.domain.collection import METADATA_KEY
+from qdrant_model_migration.domain.cutover import unchanged_writer
 from qdrant_model_migration.domain.migration import Migration
 from qdrant_model_migration.domain.model import ModelKind, ModelSpec
-
-_SNIPPET = '''\
-# Dual writes for migration {migration}: the source first, as before; then the target, from what the source now holds.
-# A failure on the target never fails the app's request: the catch-up carries it over. Remove this after the cutover.
-import json
-import logging
-
-from qdrant_client import QdrantClient, models
-
-SOURCE, TARGET = {source!r}, {target!r}
-NEW_FIELD = {field!r}  # "" is the unnamed vector
-COPIED_FIELDS = {copied!r}  # source field -> target field
-
-
-class DualWriter:
-    def __init__(self, {clients}, embed_documents{text_parameter}):
-        """`embed_documents`: list of texts -> list of vectors of {model} ({shape}), document side.{client_document}{text_document}"""
-        self.source, self.target = {client_pair}
-        self.embed_documents = embed_documents{text_kept}
-
-    def upsert(self, points: list[models.PointStruct]) -> None:
-        self.source.upsert(SOURCE, points, wait=True)
-        self.mirror([point.id for point in points])
-
-    def set_payload(self, payload: dict, ids: list) -> None:
-        self.source.set_payload(SOURCE, payload, points=ids, wait=True)
-        self.mirror(ids)  # a partial update becomes a full upsert: the text may have changed
-
-    def delete(self, ids: list) -> None:
-        self.source.delete(SOURCE, models.PointIdsList(points=ids), wait=True)
-        try:
-            self.target.delete(TARGET, models.PointIdsList(points=ids), wait=True)
-        except Exception:
-            logging.getLogger("dual_write").warning("target not updated; the catch-up will", exc_info=True)
-
-    def mirror(self, ids: list) -> None:
-        try:
-            points = []
-            for record in self.source.retrieve(SOURCE, ids, with_payload=True, with_vectors=True):
-                payload = record.payload or {{}}
-                held = record.vector if isinstance(record.vector, dict) else {{"": record.vector}}
-                vectors = {{new: held[old] for old, new in COPIED_FIELDS.items() if old in held}}
-                text = {text_call}
-                if text is not None and text.strip():
-                    vector = self.embed_documents([text])[0]
-                    vectors[NEW_FIELD] = vector.tolist() if hasattr(vector, "tolist") else vector
-                vector = vectors[""] if set(vectors) == {{""}} else vectors
-                points.append(models.PointStruct(id=record.id, vector=vector, payload=payload))
-            if points:
-                self.target.upsert(TARGET, points, wait=True)
-        except Exception:
-            logging.getLogger("dual_write").warning("target not updated; the catch-up will", exc_info=True)
-{text_of}'''
-
-_ONE_CLIENT = {"clients": "client: QdrantClient", "client_document": "", "client_pair": "client, client"}
-_TWO_CLIENTS = {
-    "clients": "source: QdrantClient, target: QdrantClient",
-    "client_document": """
-
-        `source`: a client of the server of connection {source!r}; `target`: one of the server of connection {target!r}.
-        """,
-    "client_pair": "source, target",
-}
-
-_FROM_PAYLOAD = {"text_parameter": "", "text_document": "", "text_kept": "", "text_call": "text_of(payload)"}
-_FROM_APP = {
-    "text_parameter": ", text_of",
-    "text_document": """
-
-        `text_of`: a record of the source (with id and payload) -> its text as it is now, or None. The migration takes the texts from a
-        file, which knows nothing of what was written since it was made: fetch the text from where the app keeps it.
-        """,
-    "text_kept": "\n        self.text_of = text_of",
-    "text_call": "self.text_of(record)",
-}
-
-_SHAPES = {
-    ModelKind.DENSE: "{dimensions} dimensions",
-    ModelKind.SPARSE: "models.SparseVector, or models.Document where the server embeds",
-    ModelKind.MULTIVECTOR: "rows of {dimensions} dimensions",
-}
-
-_READ_PATH = """\
-def read_path(payload: dict, path: str):
-    if path in payload:
-        return payload[path]
-    value = payload
-    for part in path.split("."):
-        if isinstance(value, str) and value.lstrip().startswith("{"):  # JSON held in a string
-            try:
-                value = json.loads(value)
-            except (ValueError, RecursionError):
-                return None
-        if not isinstance(value, dict) or part not in value:
-            return None
-        value = value[part]
-    return value
-"""
-
-_TEXT_OF_PATH = """\
-def text_of(payload: dict):
-    value = read_path(payload, {path!r})
-    return value if isinstance(value, str) and value.strip() else None
-
-
-"""
-
-_TEXT_OF_TEMPLATE = """\
-def text_of(payload: dict):
-    filled, has_text = "", False
-    for literal, path in {parts!r}:
-        value = read_path(payload, path) if path else None
-        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        part = value if isinstance(value, str) else str(value) if is_number else ""
-        has_text = has_text or bool(part.strip())
-        filled += literal + part
-    return filled.strip() if has_text else None
-
-
-"""
-
+from qdrant_model_migration.domain.updated_at import FULL_EVERY_S, SLACK_S, UpdatedAt
 
 _TEXTS_WRITTEN_LATER = {
     "dual_write": "The texts come from a file, which knows nothing of what is written after it was made: the dual-write snippet takes `text_of(record)`, by which the app "
@@ -133,36 +14,6 @@ _TEXTS_WRITTEN_LATER = {
     "live": "The texts come from a file, which knows nothing of what is written after it was made: a new point gets no new vector from it (on_missing_text), and a "
     "point whose text changed keeps the vector of the old text. Use writes='dual_write' or 'frozen' unless only other fields change.",
 }
-
-
-def dual_write_snippet(migration: Migration, has_texts_file: bool = False) -> str:
-    """Python for the plain client; a test runs it against real servers.
-
-    Where the texts come from a file, the app passes a function that knows the text of a record: the payload does not tell it. Where source
-    and target lie on two servers, it passes a client of each.
-    """
-    text_of = "" if has_texts_file else f"\n\n{_text_of(migration.text_field)}{_READ_PATH}"
-    clients = _TWO_CLIENTS if migration.is_across_servers else _ONE_CLIENT
-    names = {"source": migration.source.connection, "target": migration.target.connection}
-    return _SNIPPET.format(
-        migration=migration.id,
-        source=migration.source.collection,
-        target=migration.target.collection,
-        field=migration.making.field,
-        copied={r.source_field: r.field for r in migration.copies},
-        model=migration.spec.name,
-        shape=_SHAPES[migration.spec.kind].format(dimensions=migration.spec.dimensions),
-        text_of=text_of,
-        **{key: value.format(**names) for key, value in clients.items()},
-        **(_FROM_APP if has_texts_file else _FROM_PAYLOAD),
-    )
-
-
-def _text_of(text_field: str) -> str:
-    from qdrant_model_migration.domain.texts import TextSource
-
-    text = TextSource.parse(text_field)
-    return _TEXT_OF_TEMPLATE.format(parts=text.parts) if text.is_template else _TEXT_OF_PATH.format(path=text_field)
 
 
 def app_changes(migration: Migration, aliases: list[str], old_dimensions: int | None) -> list[str]:
@@ -185,6 +36,12 @@ def app_changes(migration: Migration, aliases: list[str], old_dimensions: int | 
             "source, and what the source does not hold is deleted from it."
         )
     found.append(_writers(migration))
+    if not migration.keeps_old_field and migration.writes != "frozen":
+        found.append(
+            f"Each writer changes its model at the moment at which it writes to {migration.target.collection!r}. {unchanged_writer(migration.spec, old_dimensions)}"
+        )
+    if migration.updated_at is not None:
+        found.append(_told_by(migration.updated_at))
     if migration.texts is not None and migration.writes != "frozen":
         found.append(_TEXTS_WRITTEN_LATER[migration.writes])
     return found
@@ -261,7 +118,8 @@ def _writers(migration: Migration) -> str:
         return (
             f"Writers may go on as they are, {where}while the worker runs: it fills {field!r} where an upsert left it out (a full upsert that omits a vector deletes it). "
             f"From the first reader of {field!r} on they write both vectors, or update payloads and single vectors only; edits of the text alone (set_payload) leave a "
-            "stale vector behind."
+            "stale vector behind: on a collection of one shard verify_target finds every one of them and repair_target embeds them again; elsewhere (several shards, a "
+            "cluster, embedded) a sample finds some. A text that is taken away (delete_payload) leaves its vector, which is not found: it may be the app's own."
         )
     if migration.keeps_old_field:
         return {
@@ -278,6 +136,15 @@ def _writers(migration: Migration) -> str:
         "live": "Writers go on as they are; after the swap they must embed documents with the new model and write through the alias or to the new collection. "
         + _WAITING,
     }[migration.writes]
+
+
+def _told_by(told: UpdatedAt) -> str:
+    lacking = f" {1 - told.coverage:.0%} of the sampled points do not hold it." if told.coverage < 1 else ""
+    return (
+        f"Writes set {told.field!r} to their time, partial updates too: catch-up passes read what it says was written since the last one began, less {SLACK_S:.0f} s for clocks "
+        f"that differ.{lacking} Deletes, and writes that leave it or state an earlier time, are found by a full pass: every {FULL_EVERY_S / 60:.0f} minutes (less often where one "
+        "takes long), before 'backfilled', in every verification and before the swap."
+    )
 
 
 _WAITING = (

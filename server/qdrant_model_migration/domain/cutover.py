@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict
 
 from qdrant_model_migration.domain.fence import fence_told
 from qdrant_model_migration.domain.migration import Migration
+from qdrant_model_migration.domain.model import ModelSpec
 from qdrant_model_migration.domain.recipe import Moved
 from qdrant_model_migration.errors import Refused
 from qdrant_model_migration.results import Comparison, Move, SwapPlan
@@ -252,8 +253,23 @@ def breaks_of(
             f"not carried over, only listed, and may be lost. Stop the writers {'until their release has moved them' if migration.is_across_servers else 'for the seconds of the swap'}."
         )
     if migration.writes != "frozen" and not migration.keeps_old_field:
-        found.append(f"Writers through {names} must embed documents with {model.name} from that moment.")
+        found.append(
+            f"Writers through {names} must embed documents with {model.name} from that moment. {unchanged_writer(model, old_dimensions)}"
+        )
     return tuple(found)
+
+
+def unchanged_writer(model: ModelSpec, old_dimensions: int | None) -> str:
+    """What becomes of the writes of one that goes on with the old model."""
+    if old_dimensions != model.dimensions:
+        return (
+            f"One that goes on with the old model ({old_dimensions} dimensions) is refused there with 400 'Vector dimension error', and what it wrote is in neither "
+            "collection: let it keep what fails and write it again."
+        )
+    return (
+        "One that goes on with the old model is taken without an error, for both have the same dimensions: its points are then found by nobody. verify_target finds them, "
+        "also after the swap; call it once the new release is out."
+    )
 
 
 _UNNUMBERED = {

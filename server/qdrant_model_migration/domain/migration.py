@@ -12,6 +12,7 @@ from qdrant_model_migration.domain.model import ModelSpec
 from qdrant_model_migration.domain.phases import ALLOWED, ALLOWED_FILLING, ALLOWED_IN_PLACE, CLOSED, INSTEAD, TRANSITIONS, Event, Phase
 from qdrant_model_migration.domain.recipe import Cutover, Endpoint, Filled, Gate, Recipe
 from qdrant_model_migration.domain.texts_file import TextsFile
+from qdrant_model_migration.domain.updated_at import UpdatedAt
 from qdrant_model_migration.errors import Refused
 from qdrant_model_migration.results import Comparison, Lag, MapReport, RequantizeOutcome, SourceMatch, Verification
 
@@ -57,6 +58,8 @@ class Migration(BaseModel):
     indexes: dict[str, Json] = {}
     intended: dict[str, str] = {}
     """Config paths that differ by plan, with the reason."""
+    updated_at: UpdatedAt | None = None
+    """The payload field that tells when a point was written; catch-up passes between full ones read by it."""
     total_points: int = 0
     is_filling: bool = False
     """The points are there, and the field of stage 'fill' is being filled in them."""

@@ -141,7 +141,7 @@ async def rewrite(work: Work, found: Sequence[Difference], still_due: StillDue |
                 work.check()
                 written = await work.target.points.replace_all(work.migration.target.collection, batch, whole=still_due is not None)
                 for point_id, operation in written.items():
-                    work.note_written([point_id], operation)
+                    work.note_written([point_id], operation, is_made=tag(point_id) not in keep)
             except MigrationError as error:
                 failures.append(error)
 

@@ -5,9 +5,14 @@ missing, also what a full upsert of the app dropped. A text that was edited betw
 vector by the guard, where the text is one payload field (its value is then none of those that the request was made for); it shows
 when the point is read back, and is embedded again; the guard of that write is the text.
 
+An edit after that look leaves the vector standing (`set_payload` of the text of a point that is filled already). Where operations are
+numbered (one shard), the verification finds every one of them, for the point's last operation is then not ours, and repair_target embeds
+just those again (other_writers.py).
+
 Not to be told:
-- an edit after that look which leaves the vector standing (`set_payload` on a point that is filled already): the sample of the
-  verification finds those by chance, and repair_target embeds everything again when it found one;
+- elsewhere (several shards, a cluster, embedded) such an edit: the sample of the verification finds those by chance, and repair_target
+  embeds everything again when it found one;
+- a text that is taken away later (`delete_payload`) leaves its vector behind: it may as well be the app's own;
 - where the text is put together from several fields or nested, an edit between read and write when the driver dies before the look
   back. Edits and deaths within the same second; the same sample finds them.
 """
@@ -132,6 +137,8 @@ class _Wanted:
 
     point: Point
     text: str | None
+    operations: tuple[int, ...] = ()
+    """Numbers of the writes; known to be right once the text was read again after them."""
     before: Any = None
     """The vector that it is to replace, which stays where the guard kept the new one away."""
 
@@ -158,7 +165,7 @@ async def _write(work: Work, wanted: Sequence[_Wanted], *, seen_field: str | Non
         batch = pending.pop()
         work.check()
         try:
-            await work.target.vectors.fill(
+            numbers = await work.target.vectors.fill(
                 work.migration.target.collection,
                 work.made_field,
                 [w.point for w in batch],
@@ -179,7 +186,7 @@ async def _write(work: Work, wanted: Sequence[_Wanted], *, seen_field: str | Non
             if there:
                 pending.append([w for w in batch if w.point.id in there])
             continue
-        written += batch
+        written += [replace(w, operations=tuple(numbers)) for w in batch]
     return written
 
 
@@ -190,9 +197,10 @@ async def _look_back(work: Work, written: Sequence[_Wanted]) -> None:
     """
     field, name = work.made_field, work.migration.target.collection
     suspects = {w.point.id: w for w in written}
+    numbers = {number for w in written for number in w.operations}
     for look in range(MOST_LOOKS):
         if not suspects:
-            return
+            break
         held = await work.target.points.retrieve(name, list(suspects), vectors=[field])
         stale = [
             p
@@ -206,11 +214,14 @@ async def _look_back(work: Work, written: Sequence[_Wanted]) -> None:
                 await work.target.vectors.remove(name, field, point)
         again = [] if is_last else [p for p in stale if work.texts.of(p) is not None]
         suspects = {w.point.id: w for w in await _rewrite(work, again, is_stopping=lambda: False)}
+        numbers |= {number for w in suspects.values() for number in w.operations}
         for point in again:
             if point.id not in suspects:
                 # Its new text cannot be embedded, which is accounted for; what was made of the old one is wrong either way.
                 work.check()
                 await work.target.vectors.remove(name, field, point)
+    for number in numbers:
+        work.own.add(number)
 
 
 def _is_same(held: Any, written: Any, made: Recipe) -> bool:
@@ -248,12 +259,12 @@ async def _rewrite(work: Work, points: Sequence[Point], *, is_stopping: Callable
         )
         work.check()
         try:
-            await work.target.vectors.refill(work.migration.target.collection, wanted.point, observed=_text_values(work, point))
+            numbers = await work.target.vectors.refill(work.migration.target.collection, wanted.point, observed=_text_values(work, point))
         except (NotFound, RequestRejected):
             if point.id in await work.target.points.existing(work.migration.target.collection, [point.id]):
                 raise
             continue
-        written.append(wanted)
+        written.append(replace(wanted, operations=tuple(numbers)))
     return written
 
 

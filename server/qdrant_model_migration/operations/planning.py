@@ -20,7 +20,8 @@ from qdrant_model_migration.domain.strategies import Strategy
 from qdrant_model_migration.domain.target import EMBEDDED_UNSTATED, TargetPlan, default_field, plan_target, target_name
 from qdrant_model_migration.domain.texts import NoTexts, Texts, TextSource, text_statistics
 from qdrant_model_migration.domain.texts_file import TextsFile, coverage
-from qdrant_model_migration.errors import AlreadyExists, Refused, Unsupported
+from qdrant_model_migration.domain.updated_at import UpdatedAt, understood
+from qdrant_model_migration.errors import AlreadyExists, Refused, RequestRejected, Unsupported
 from qdrant_model_migration.operations.context import OperationContext, now
 from qdrant_model_migration.operations.naming import check_new_name
 from qdrant_model_migration.operations.sampling import sample_points
@@ -56,6 +57,7 @@ class Request(BaseModel):
     quantization: Literal["scalar", "product", "binary", "off"] | None = None
     sample_size: int | None = None
     gate: Gate | None = None
+    updated_at_field: str | None = None
     connection: str | None = None
     target_connection: str | None = None
 
@@ -67,6 +69,9 @@ class Request(BaseModel):
             "connection": here,
             "target_connection": self.target_connection or here,
         }
+        if self.updated_at_field is None:
+            # So that a request of a version that did not know it is still the same.
+            del fields["updated_at_field"]
         return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -88,7 +93,7 @@ async def plan_migration(context: OperationContext, sides: Sides, request: Reque
         MigrationError: what stands in the way; nothing is written.
     """
     source, strategy = sides.source, sides.strategy
-    _check_idle(strategy, request)
+    _check_idle(strategy, request, is_in_place=sides.is_in_place)
     if strategy.made is None:
         return await _requantization(context, sides, request, migrations)
     old = _old_field(sides, request)
@@ -125,6 +130,7 @@ async def plan_migration(context: OperationContext, sides: Sides, request: Reque
             "text_field": texts.expression if isinstance(texts, TextSource) else "",
             "texts": file,
             "dense_field": old.name if old is not None else None,
+            "updated_at": await _updated_at(sides, request),
         }
     )
     changes = app_changes(migration, list(source.aliases), old.size if old is not None else None)
@@ -135,7 +141,7 @@ _OF_A_NEW_FIELD = ("model", "texts_file", "new_vector", "dimensions", "on_disk",
 """Arguments that say nothing where only the configuration changes."""
 
 
-def _check_idle(strategy: Strategy, request: Request) -> None:
+def _check_idle(strategy: Strategy, request: Request, *, is_in_place: bool) -> None:
     """Refuse what would be ignored.
 
     Raises:
@@ -146,6 +152,9 @@ def _check_idle(strategy: Strategy, request: Request) -> None:
         idle.append("sample_size")
     if request.quantization is not None and strategy.model_kind is ModelKind.SPARSE:
         idle.append("quantization")
+    if request.updated_at_field is not None and (is_in_place or strategy.made is None):
+        # There is no copy that follows.
+        idle.append("updated_at_field")
     if strategy.made is None and request.target not in (None, request.collection):
         idle.append("target")
     if idle:
@@ -296,6 +305,23 @@ async def _model(
             f"{NOTHING}: the tokens of {spec.name!r} cannot be counted here, so on_long_text='stop' could not be kept. Leave it out."
         )
     return spec
+
+
+async def _updated_at(sides: Sides, request: Request) -> UpdatedAt | None:
+    """The field that tells when a point was written, proven by a look at the newest one.
+
+    Raises:
+        Refused: it tells nothing that a pass could go by.
+    """
+    if request.updated_at_field is None:
+        return None
+    payloads = [p.payload for p in await sample_points(sides.source_gateway, sides.source, 200)]
+    told = understood(request.updated_at_field, sides.source.payload_indexes, payloads, sides.source.name)
+    try:
+        await sides.source_gateway.changes.newest(sides.source.name, told)
+    except RequestRejected as error:
+        raise Refused(f"{NOTHING}: the index of {told.field!r} does not order points by it: {error}") from None
+    return told
 
 
 def _quantization(request: Request, spec: ModelSpec) -> dict[str, object] | None:

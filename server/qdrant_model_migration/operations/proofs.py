@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import math
+import random
+from collections.abc import Sequence
 from itertools import islice
 
 from qdrant_model_migration.domain.collection import Collection, FieldKind
-from qdrant_model_migration.domain.points import tag, untag
+from qdrant_model_migration.domain.points import Point, PointId, tag, untag
 from qdrant_model_migration.domain.verification import made_vector_problem, same_vector, wrong_share_upper_bound
 from qdrant_model_migration.operations.agreement import agreement
+from qdrant_model_migration.operations.other_writers import Others, of_the_old_model, others, settle
 from qdrant_model_migration.operations.work import Work
 from qdrant_model_migration.results import ProvenanceCheck
 
 MOST_FOREIGN = 100
-"""Points that somebody else may have written, embedded again beside the random sample."""
+"""Points that somebody else may have written, embedded again beside the random sample, where operations are not numbered."""
+OTHERS_A_SAMPLE = 10
+"""Points that somebody else wrote, for each one of the random sample that was asked for; beyond that they are drawn at random."""
+EMBEDDED_AT_ONCE = 1000
+"""Their vectors are held in memory."""
 READY_TIMEOUT_S = 600.0
 
 _NO_SAMPLE = {
@@ -22,7 +30,14 @@ _NO_SAMPLE = {
 }
 
 
-async def provenance(work: Work, target: Collection, size: int, population: int) -> tuple[ProvenanceCheck, dict[str, str]]:
+async def provenance(
+    work: Work, target: Collection, size: int, population: int, *, suspects: Sequence[PointId] = ()
+) -> tuple[ProvenanceCheck, dict[str, str]]:
+    """Embed a random sample again, and the points that somebody else wrote: all of them as far as operations are numbered.
+
+    `suspects` are points that differ between the sides: elsewhere they show where somebody else may have written. Returns the counts, and
+    what is wrong with each wrong point.
+    """
     if size <= 0 or population == 0:
         return ProvenanceCheck(note="no vector was embedded again" if size <= 0 else "the target is empty"), {}
     if work.made is None or work.made.is_derived or not work.makes_now:
@@ -32,33 +47,110 @@ async def provenance(work: Work, target: Collection, size: int, population: int)
             note="the server shows the vectors of its own model on a scratch collection only, which read-only mode forbids"
         ), {}
     name, field = target.name, work.made.field
+    # First, so that what is written meanwhile is for the next look.
+    numbered = await others(work, target)
     drawn = {p.id: p for p in await work.target.points.sample(name, min(size, target.page_limit or size), vectors=[field])}
-    listed = islice((point_id for r in await work.ledger.ranges(work.id) for point_id in r.foreign), MOST_FOREIGN)
-    foreign = await work.target.points.retrieve(name, [untag(p) for p in listed], vectors=[field])
-    checked = [
-        (p, text)
-        for p in {**drawn, **foreign}.values()
-        if (text := work.texts.of(p)) and made_vector_problem(p.vectors.get(field), work.made) is None
-    ]
-    if not checked:
-        return ProvenanceCheck(note="none of the sampled points has both text and vector"), {}
-    stored = target.field(field)
-    datatype = stored.datatype if stored else "float32"
-    result = await agreement(await work.embedder(), [t for _, t in checked], [p.vectors[field] for p, _ in checked], datatype=datatype)
-    wrong = result.wrong
-    # Only the random draw says something about the others.
-    random_wrong = sum(checked[i][0].id in drawn for i in wrong)
-    random_size = sum(p.id in drawn for p, _ in checked)
+    chosen, note = await _chosen(work, numbered, size, suspects)
+    looked = _Looked(work, target)
+    await looked.at([p for p in drawn.values() if p.id not in chosen])
+    random_wrong, random_size = len(looked.wrong), looked.count
+    ids = list(chosen)
+    for start in range(0, len(ids), EMBEDDED_AT_ONCE):
+        page = ids[start : start + EMBEDDED_AT_ONCE]
+        held = [p for i in range(0, len(page), work.page) for p in await _held(work, target, page[i : i + work.page])]
+        # Only the random draw says something about the points that were not looked at.
+        before, wrong_before = looked.count, len(looked.wrong)
+        await looked.at([p for p in held if p.id in drawn])
+        random_size, random_wrong = random_size + looked.count - before, random_wrong + len(looked.wrong) - wrong_before
+        await looked.at([p for p in held if p.id not in drawn])
+    if not looked.count:
+        note = "none of the sampled points has both text and vector"
+    of_others = [(p, text) for p, text, _ in looked.wrong if p.id in chosen]
     check = ProvenanceCheck(
-        sampled=len(checked),
-        min_cosine=round(float(result.cosines.min()), 6),
-        mean_cosine=round(float(result.cosines.mean()), 6),
-        threshold=round(result.threshold, 6),
-        wrong=len(wrong),
-        upper_bound=round(wrong_share_upper_bound(random_wrong, random_size, population), 6),
-        note=f"{len(foreign)} more than the random draw: they were in the target before this tool came to them" if foreign else None,
+        sampled=looked.count,
+        min_cosine=round(min(looked.cosines), 6) if looked.count else None,
+        mean_cosine=round(sum(looked.cosines) / looked.count, 6) if looked.count else None,
+        threshold=round(looked.threshold, 6) if looked.count else None,
+        wrong=len(looked.wrong),
+        upper_bound=round(wrong_share_upper_bound(random_wrong, random_size, population), 6) if looked.count else None,
+        note=note,
+        others=len(numbered.ids) if numbered is not None else None,
+        others_checked=len(chosen),
+        others_wrong=len(of_others),
+        wrong_vectors_of=await of_the_old_model(work, of_others) if of_others else None,
     )
-    return check, {tag(checked[i][0].id): f"cosine {result.cosines[i]:.4f}" for i in wrong}
+    if numbered is not None and not looked.wrong and check.is_rest_own:
+        await settle(work, numbered)
+    return check, {tag(p.id): f"cosine {cosine:.4f}" for p, _, cosine in looked.wrong}
+
+
+async def _chosen(work: Work, numbered: Others | None, size: int, suspects: Sequence[PointId]) -> tuple[dict[PointId, None], str | None]:
+    """The points of others that are embedded again, and what is to be said of that."""
+    if numbered is None:
+        listed = islice((untag(i) for r in await work.ledger.ranges(work.id) for i in r.foreign), MOST_FOREIGN)
+        found = dict.fromkeys([*listed, *suspects[:MOST_FOREIGN]])
+        return found, f"{len(found)} more than the random draw: another writer may have written them" if found else None
+    most = OTHERS_A_SAMPLE * size
+    if len(numbered.ids) > most:
+        note = (
+            f"{most:,} of {len(numbered.ids):,} points that another writer touched, drawn at random, were embedded again; "
+            f"provenance_sample={math.ceil(len(numbered.ids) / OTHERS_A_SAMPLE):,} looks at every one"
+        )
+        return dict.fromkeys(random.sample(numbered.ids, most)), note
+    note = (
+        f"all {len(numbered.ids):,} points that another writer touched were embedded again"
+        if numbered.ids
+        else "no other writer touched a point"
+    )
+    return dict.fromkeys(numbered.ids), f"{note}; every other vector is this tool's own, made of the text that the point still has"
+
+
+async def _held(work: Work, target: Collection, ids: Sequence[PointId]) -> list[Point]:
+    return list((await work.target.points.retrieve(target.name, ids, vectors=[work.made_field])).values())
+
+
+class _Looked:
+    """Vectors that were embedded again, one lot after another."""
+
+    def __init__(self, work: Work, target: Collection) -> None:
+        self._work = work
+        stored = target.field(work.made_field)
+        self._datatype = stored.datatype if stored else "float32"
+        self.cosines: list[float] = []
+        self.threshold = 1.0
+        self.wrong: list[tuple[Point, str, float]] = []
+
+    @property
+    def count(self) -> int:
+        return len(self.cosines)
+
+    async def at(self, points: Sequence[Point]) -> None:
+        """Those that have both a text and a vector that can be one of the model's."""
+        field, made = self._work.made_field, self._work.made
+        checked = [(p, t) for p in points if (t := self._work.texts.of(p)) and made_vector_problem(p.vectors.get(field), made) is None]
+        if not checked:
+            return
+        vectors = [p.vectors[field] for p, _ in checked]
+        result = await agreement(await self._work.embedder(), [t for _, t in checked], vectors, datatype=self._datatype)
+        self.cosines += [float(c) for c in result.cosines]
+        self.threshold = min(self.threshold, result.threshold)
+        self.wrong += [(*checked[i], float(result.cosines[i])) for i in result.wrong]
+
+
+def provenance_problems(work: Work, check: ProvenanceCheck) -> list[str]:
+    """What a verification says of vectors that do not come from the stated model: whose they are, where it can be told."""
+    name = work.migration.spec.name if check.wrong else ""
+    found: list[str] = []
+    if check.others_wrong:
+        head = f"{check.others_wrong} of {check.others_checked} points that another writer wrote hold vectors"
+        if check.wrong_vectors_of is not None:
+            found.append(f"{head} of {check.wrong_vectors_of}, not of {name!r}: that writer was not changed")
+        else:
+            edited = "a text was edited alone (set_payload), or " if work.migration.has_fill_stage else ""
+            found.append(f"{head} that {name!r} does not make of their text: {edited}that writer embeds something else")
+    if check.wrong > check.others_wrong:
+        found.append(f"{check.wrong - check.others_wrong} of {check.sampled} sampled vectors do not come from the stated model")
+    return found
 
 
 async def is_index_ready(work: Work, target: Collection) -> bool:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 from qdrant_model_migration.domain.points import Point, PointId
 from qdrant_model_migration.domain.verification import Difference, Kind, made_vector_problem
 from qdrant_model_migration.operations.agreement import agreement
 from qdrant_model_migration.operations.catch_up import catch_up_pass, rewrite
 from qdrant_model_migration.operations.filling import FillPass, fill_pass, rewrite_vectors
+from qdrant_model_migration.operations.other_writers import others
 from qdrant_model_migration.operations.verify import verify
 from qdrant_model_migration.operations.work import Work
-from qdrant_model_migration.results import Repaired, RepairOutcome
+from qdrant_model_migration.results import ProvenanceCheck, Repaired, RepairOutcome
 
 MOST_PASSES = 4
 
@@ -40,7 +41,7 @@ async def repair(work: Work, *, provenance_sample: int) -> RepairOutcome:
             break
     verification = await verify(work, provenance_sample=provenance_sample)
     if verification.provenance.wrong:
-        total.bad_vectors += await _embed_wrong_again(work)
+        total.bad_vectors += await _embed_wrong_again(work, verification.provenance)
         verification = await verify(work, provenance_sample=provenance_sample)
     return RepairOutcome(repaired=total, verification=verification)
 
@@ -56,6 +57,15 @@ async def _pages(work: Work, name: str, fields: list[str]) -> AsyncIterator[list
         work.progress.read = read
         if offset is None:
             return
+
+
+async def _pages_of(work: Work, name: str, ids: Sequence[PointId], fields: list[str]) -> AsyncIterator[list[Point]]:
+    """These points of the target, page by page."""
+    work.progress.total = len(ids)
+    for start in range(0, len(ids), work.page):
+        found = await work.target.points.retrieve(name, ids[start : start + work.page], vectors=fields)
+        yield list(found.values())
+        work.progress.read = min(start + work.page, len(ids))
 
 
 async def _repair_filled(work: Work, *, provenance_sample: int) -> RepairOutcome:
@@ -77,7 +87,7 @@ async def _repair_filled(work: Work, *, provenance_sample: int) -> RepairOutcome
         total.bad_vectors += await rewrite_vectors(work, bad, is_stopping=lambda: False)
     verification = await verify(work, provenance_sample=provenance_sample)
     if verification.provenance.wrong:
-        total.bad_vectors += await _embed_wrong_again(work)
+        total.bad_vectors += await _embed_wrong_again(work, verification.provenance)
         verification = await verify(work, provenance_sample=provenance_sample)
     return RepairOutcome(repaired=total, verification=verification)
 
@@ -89,22 +99,29 @@ async def _forget_failures(work: Work) -> None:
     await work.ledger.remove_failed(work.id, [f.point_id for f in failed])
 
 
-async def _embed_wrong_again(work: Work) -> int:
-    """A sample found vectors of another model, so nobody knows how many there are: embed every text again, rewrite what disagrees.
+async def _embed_wrong_again(work: Work, checked: ProvenanceCheck) -> int:
+    """Vectors of another model or of an earlier text were found: embed again what may be so, and rewrite what disagrees.
 
-    Costs as much embedding as the backfill did.
+    Where only points of other writers are wrong, and it is known which those are, these; else every text, which costs as much as the backfill.
     """
-    work.progress.stage = "embedding every text again, because sampled vectors were not the stated model's"
     name, fields = work.migration.target.collection, [*work.copied.values(), work.made_field]
     embedder = await work.embedder()
-    held = (await work.target.describe(name)).field(work.made_field)
+    target = await work.target.describe(name)
+    held = target.field(work.made_field)
     datatype = held.datatype if held else "float32"
+    numbered = await others(work, target) if checked.wrong == checked.others_wrong else None
+    if numbered is not None:
+        work.progress.stage = "embedding again what other writers wrote"
+        pages = _pages_of(work, name, numbered.ids, fields)
+    else:
+        work.progress.stage = "embedding every text again, because sampled vectors were not the stated model's"
+        pages = _pages(work, name, fields)
     rewritten = 0
-    async for page in _pages(work, name, fields):
-        checked = [(p, text) for p in page if (text := work.texts.of(p)) and p.vectors.get(work.made_field) is not None]
-        if checked:
-            result = await agreement(embedder, [t for _, t in checked], [p.vectors[work.made_field] for p, _ in checked], datatype=datatype)
-            wrong = [checked[i][0] for i in result.wrong]
+    async for page in pages:
+        filled = [(p, text) for p in page if (text := work.texts.of(p)) and p.vectors.get(work.made_field) is not None]
+        if filled:
+            result = await agreement(embedder, [t for _, t in filled], [p.vectors[work.made_field] for p, _ in filled], datatype=datatype)
+            wrong = [filled[i][0] for i in result.wrong]
             if work.migration.serves_while_filled:
                 rewritten += await rewrite_vectors(work, wrong, is_stopping=lambda: False)
                 continue

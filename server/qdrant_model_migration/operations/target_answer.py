@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pydantic import BaseModel
 
-from qdrant_model_migration.domain.app_changes import dual_write_snippet
 from qdrant_model_migration.domain.collection import FieldKind, fields_of
+from qdrant_model_migration.domain.dual_writes import dual_write_snippet
 from qdrant_model_migration.domain.migration import Migration
 from qdrant_model_migration.domain.phases import Phase
 from qdrant_model_migration.domain.query_changes import query_snippet

@@ -13,9 +13,10 @@ from qdrant_model_migration.operations.diff import differences, expectation, loo
 from qdrant_model_migration.operations.filling import coverage
 from qdrant_model_migration.operations.proofs import is_index_ready as check_index
 from qdrant_model_migration.operations.proofs import provenance as check_provenance
+from qdrant_model_migration.operations.proofs import provenance_problems
 from qdrant_model_migration.operations.verify_filled import SAMPLES, verify_filled
 from qdrant_model_migration.operations.work import PAGE, Work
-from qdrant_model_migration.results import ConfigDifference, ProvenanceCheck, Repaired, Verification
+from qdrant_model_migration.results import ConfigDifference, Repaired, Verification
 
 MOST_LOOKED_AT_AGAIN = 20_000
 """Differences that get a second look; beyond that the target is plainly not complete."""
@@ -51,12 +52,13 @@ async def verify(work: Work, *, provenance_sample: int, may_catch_up: bool = Tru
     target = await work.target.describe(work.migration.target.collection)
     source = await work.source.describe(work.migration.source.collection)
     work.progress.stage = "checking provenance"
-    provenance, wrong = await check_provenance(work, target, provenance_sample, tally.target_points)
+    suspects = [d.id for d in remaining if d.target is not None]
+    provenance, wrong = await check_provenance(work, target, provenance_sample, tally.target_points, suspects=suspects)
     work.progress.stage = "waiting for the index"
     is_index_ready = await check_index(work, target)
     diff = config_differences(source, target, work.migration.intended)
     unplanned = [d for d in diff if not d.is_intended]
-    problems = _problems(by_kind, beyond, provenance, unplanned, is_index_ready=is_index_ready)
+    problems = _problems(by_kind, beyond, provenance_problems(work, provenance), unplanned, is_index_ready=is_index_ready)
     return Verification(
         is_complete=not problems,
         source_points=tally.source_points,
@@ -117,7 +119,7 @@ def _samples(found: list[Difference]) -> list[str]:
 def _problems(
     by_kind: dict[Kind, list[Difference]],
     beyond: int,
-    provenance: ProvenanceCheck,
+    of_provenance: list[str],
     unplanned: list[ConfigDifference],
     *,
     is_index_ready: bool,
@@ -126,8 +128,7 @@ def _problems(
     problems = [f"{len(found)} points {words[kind]}" for kind, found in by_kind.items() if found]
     if beyond:
         problems.append(f"{beyond} further differences")
-    if provenance.wrong:
-        problems.append(f"{provenance.wrong} of {provenance.sampled} sampled vectors do not come from the stated model")
+    problems += of_provenance
     if unplanned:
         problems.append(f"configuration differs in {', '.join(d.path for d in unplanned[:5])}")
     if not is_index_ready:

@@ -16,7 +16,7 @@ from qdrant_model_migration.domain.verification import made_vector_problem
 from qdrant_model_migration.operations.context import now
 from qdrant_model_migration.operations.diff import scan
 from qdrant_model_migration.operations.filling import FillPass, coverage, fill_window
-from qdrant_model_migration.operations.proofs import is_index_ready, provenance
+from qdrant_model_migration.operations.proofs import is_index_ready, provenance, provenance_problems
 from qdrant_model_migration.operations.work import WINDOW, Work
 from qdrant_model_migration.results import Verification
 
@@ -58,7 +58,7 @@ async def verify_filled(work: Work, *, provenance_sample: int, may_fill: bool) -
     problems = {
         f"{found.missing:,} points lack the vector {made.field if made else ''!r} although they have a text": found.missing,
         f"{found.bad} points with a bad vector": found.bad,
-        f"{checked.wrong} of {checked.sampled} sampled vectors do not come from the stated model": checked.wrong,
+        **dict.fromkeys(provenance_problems(work, checked), True),
         f"configuration differs in {', '.join(unplanned[:5])}": len(unplanned),
         "the index is still being built": not is_ready,
     }

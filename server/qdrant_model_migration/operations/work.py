@@ -10,6 +10,7 @@ from anyio import to_thread
 from qdrant_model_migration.domain.collection import Collection
 from qdrant_model_migration.domain.migration import Migration
 from qdrant_model_migration.domain.model import unlike_planned
+from qdrant_model_migration.domain.own_operations import OwnOperations
 from qdrant_model_migration.domain.points import Point, PointId
 from qdrant_model_migration.domain.recipe import Recipe
 from qdrant_model_migration.domain.records import EventRecord, Pace
@@ -48,6 +49,8 @@ class Work:
     progress: Progress = field(default_factory=lambda: Progress(stage="starting"))
     written: dict[PointId, int] | None = None
     """Where a mapping is given: the number of the operation that wrote each point of the target."""
+    own: OwnOperations = field(default_factory=OwnOperations)
+    """Numbers of the operations by which this tool made vectors of the target."""
     stand_by: Callable[[], object] = lambda: None
     """Has a second driver wait, which takes over should this one die while writers wait."""
     fenced_since: float | None = None
@@ -55,10 +58,21 @@ class Work:
     is_source_away: bool = False
     """The other server did not answer when this was opened: the source is not described, and only what can do without it may be done."""
 
-    def note_written(self, point_ids: Iterable[PointId], operation: int | None) -> None:
-        """Remember the operation that wrote these points, where that is asked for."""
-        if self.written is not None and operation is not None:
+    def note_written(self, point_ids: Iterable[PointId], operation: int | None, *, is_made: bool = True) -> None:
+        """Remember the operation that wrote these points; as one of ours only where their vectors were made with it, not kept."""
+        if operation is None:
+            return
+        if is_made:
+            self.own.add(operation)
+        if self.written is not None:
             self.written.update(dict.fromkeys(point_ids, operation))
+
+    async def save_own(self) -> None:
+        """Record the numbers of our operations, where there are new ones."""
+        if self.own.is_changed:
+            self.check()
+            self.own.is_changed = False
+            await self.ledger.save_own(self.id, self.own.record)
 
     async def source_mark(self) -> int | None:
         """As `Points.watermark` of the source. None where its key may only read: then late writes cannot be told from newer ones."""
@@ -171,6 +185,7 @@ async def open_work(context: OperationContext, migration: Migration, check: Call
         texts=await texts_of_migration(context, migration),
         deriver=await _deriver(migration, ledger, described),
         epoch=epoch,
+        own=OwnOperations(await ledger.own(migration.id)),
         pace=await ledger.pace(migration.id),
         is_source_away=is_away,
     )

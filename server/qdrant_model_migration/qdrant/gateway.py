@@ -15,6 +15,7 @@ from qdrant_model_migration.domain.quantization import QuantizationSettings, set
 from qdrant_model_migration.domain.untrusted import visible
 from qdrant_model_migration.errors import AccessDenied, ConnectionFailed, MigrationError, NotFound, RequestRejected, Unsupported
 from qdrant_model_migration.qdrant import translate
+from qdrant_model_migration.qdrant.changes import Changes
 from qdrant_model_migration.qdrant.client import Caller, close_caller, open_caller
 from qdrant_model_migration.qdrant.points import Points
 from qdrant_model_migration.qdrant.raw import Raw
@@ -79,6 +80,7 @@ class Gateway:
         self.shards = Shards(caller)
         self.vectors = Vectors(caller)
         self.searches = Searches(caller)
+        self.changes = Changes(caller)
         self._raw = Raw(caller)
         self._facts: ServerFacts | None = None
 

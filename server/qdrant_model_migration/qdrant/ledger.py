@@ -26,6 +26,7 @@ from qdrant_model_migration.domain.collection import Json
 from qdrant_model_migration.domain.linear_map import LinearMap
 from qdrant_model_migration.domain.map_records import MapIndex, MapPart, assembled, disassembled
 from qdrant_model_migration.domain.migration import Migration
+from qdrant_model_migration.domain.own_operations import OwnRecord
 from qdrant_model_migration.domain.points import Point, PointId
 from qdrant_model_migration.domain.ranges import Range
 from qdrant_model_migration.domain.records import EventRecord, Evidence, FailedRecord, HeldOut, Lease, Operation, Pace, PlanRecord
@@ -161,6 +162,16 @@ class Ledger:
     async def save_range(self, migration_id: str, drawn: Range) -> None:
         """Store a checkpoint. Only the lease holder does; it never goes backwards."""
         await self._write("range", migration_id, str(drawn.number), drawn)
+
+    # --- our own operations on the target
+
+    async def own(self, migration_id: str) -> OwnRecord:
+        body = (await self._read("own", migration_id, "")).body
+        return OwnRecord() if body is None else OwnRecord.model_validate(body)
+
+    async def save_own(self, migration_id: str, own: OwnRecord) -> None:
+        """Only the lease holder does."""
+        await self._write("own", migration_id, "", own)
 
     # --- pace, lease
 

@@ -51,37 +51,39 @@ class Vectors:
                 if offset is None:
                     return total
 
-    async def fill(self, collection: str, field: str, points: Sequence[Point], *, seen: Seen | None = None) -> None:
+    async def fill(self, collection: str, field: str, points: Sequence[Point], *, seen: Seen | None = None) -> list[int]:
         """Write `field` of the points that lack it; those that have it keep theirs.
 
         `seen` names a payload field and the values that the points had there: a point that holds none of them any more is left alone,
         unless strict mode refuses such a condition. One filter serves the whole request, so that one value taken for another passes.
+        Returns the numbers of the operations.
 
         Raises:
             NotFound, RequestRejected: one of the points is gone; some of the others may have been written.
         """
         if seen is not None:
             try:
-                await self._update(collection, points, _lacks(field, seen))
-                return
+                return await self._update(collection, points, _lacks(field, seen))
             except RequestRejected:
                 # No index on the field, or too many values; whoever calls looks at the values again.
                 pass
-        await self._update(collection, points, _lacks(field))
+        return await self._update(collection, points, _lacks(field))
 
-    async def refill(self, collection: str, point: Point, *, observed: Payload) -> None:
+    async def refill(self, collection: str, point: Point, *, observed: Payload) -> list[int]:
         """Write the point's vectors over what is there while the values of `observed` are as they were seen, as far as a filter can tell.
+
+        Returns the number of the operation; none where nothing was written.
 
         Raises:
             NotFound, RequestRejected: the point is gone.
         """
         try:
-            await self._update(collection, [point], translate.still_holds(point.id, observed, {}))
+            return await self._update(collection, [point], translate.still_holds(point.id, observed, {}))
         except RequestRejected:
             # Strict mode refuses its conditions: no index, or too many.
             if not await self._is_as_observed(collection, point, observed):
-                return
-            await self._update(collection, [point], None)
+                return []
+            return await self._update(collection, [point], None)
 
     async def remove(self, collection: str, field: str, point: Point) -> None:
         """Take `field` from one point, whatever else became of it; nothing happens where the point is gone.
@@ -110,18 +112,21 @@ class Vectors:
         found = await self._call(lambda: self._call.rest.retrieve(collection, [point.id], with_payload=True))
         return any(all((r.payload or {}).get(key) == value for key, value in observed.items()) for r in found)
 
-    async def _update(self, collection: str, points: Sequence[Point], guard: models.Filter | None) -> None:
+    async def _update(self, collection: str, points: Sequence[Point], guard: models.Filter | None) -> list[int]:
         def key(point: Point) -> str:
             return repr(point.shard_key)
 
+        numbers: list[int] = []
         for _, group in groupby(sorted(points, key=key), key=key):
             members = list(group)
             rows = [models.PointVectors(id=p.id, vector=translate.struct(p).vector) for p in members]
-            await self._call(
+            answer = await self._call(
                 lambda rows=rows, members=members: self._call.fast.update_vectors(  # type: ignore[misc]
                     collection, rows, wait=True, update_filter=guard, shard_key_selector=members[0].shard_key
                 )
             )
+            numbers += [] if answer.operation_id is None else [answer.operation_id]
+        return numbers
 
 
 def _lacks(field: str, seen: Seen | None = None) -> models.Filter:

@@ -67,6 +67,14 @@ async def create_target(
         int | None, Field(description="of linear_map: points that the map is fitted and judged on", ge=400, le=20_000)
     ] = None,
     gate: Annotated[GateArgument | None, Field(description="a comparison that must pass before the swap")] = None,
+    updated_at_field: Annotated[
+        str | None,
+        Field(
+            description="indexed payload field with the time of each write (datetime, or a number since 1970): between full passes, catching up reads only what it says "
+            "was written lately; proofs never rely on it",
+            max_length=255,
+        ),
+    ] = None,
     connection: Connection = None,
     target_connection: Annotated[
         str | None,
@@ -98,6 +106,7 @@ async def create_target(
         quantization=quantization,
         sample_size=sample_size,
         gate=Gate(metric=gate.metric, margin=gate.margin) if gate else None,
+        updated_at_field=updated_at_field,
         connection=connection,
         target_connection=target_connection if target_connection != (connection or "default") else None,
     )

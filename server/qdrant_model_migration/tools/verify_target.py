@@ -112,6 +112,8 @@ def verified(app: App, migration: Migration, found: Verification) -> VerifyResul
             f"The readers have moved: what the app wrote to {target!r} since the swap differs from {source!r}, and that is no fault and no reason to roll "
             "back. finish_migration carries over what the old collection got late."
         )
+    if found.provenance.others_wrong:
+        warnings.append(_first_the_writer(migration))
     if found.accounted:
         warnings.append(
             f"{found.accounted} points have no vector of the new model, by the stated policy or because they could not be embedded."
@@ -128,6 +130,26 @@ def verified(app: App, migration: Migration, found: Verification) -> VerifyResul
     )
 
 
+def _first_the_writer(migration: Migration) -> str:
+    """What is to be done about a writer whose vectors are wrong; nothing but the app writes a target that serves."""
+    from qdrant_model_migration.domain.phases import Phase
+
+    model, me = migration.spec, f"migration_id={migration.id!r}"
+    prefix = f", each prefixed {model.document_prefix!r}" if model.document_prefix else ""
+    if migration.has_fill_stage and migration.serves_while_filled:
+        head = (
+            f"Writers that change a text also write its vector in {migration.making.field!r} (or upsert without it, and it is filled again)"
+        )
+        return f"{head}; until then edits leave stale vectors. repair_target({me}) embeds those points again."
+    head = f"First change that writer: documents are embedded with {model.name}{prefix}"
+    if migration.phase is Phase.CUT_OVER:
+        return (
+            f"{head}. Then have it write those points again (wrong_model_samples names some): after the swap only the app writes {migration.target.collection!r}. "
+            "Or go back with swap_alias(direction='back'), if its release cannot follow soon."
+        )
+    return f"{head}, or it writes to the source only. Then repair_target({me}) embeds those points again; before that it would be undone."
+
+
 def _complete(migration: Migration, found: Verification) -> str:
     """What a verification without a finding proved."""
     source, target = migration.source.collection, migration.target.collection
@@ -140,6 +162,9 @@ def _complete(migration: Migration, found: Verification) -> str:
         head += f"; {migration.making.field!r} is not filled yet ({found.coverage or 0:.0%} of the points)"
     if not found.provenance.sampled:
         return f"{head}" + (f" ({found.provenance.note})." if found.provenance.note else ".")
+    if found.provenance.is_rest_own:
+        least = f"least cosine {found.provenance.min_cosine}"
+        return f"{head}; {found.provenance.sampled} vectors embedded again agree ({least}); {found.provenance.note}."
     share = f", at most {found.provenance.upper_bound:.2%} of the others could be wrong" if found.provenance.upper_bound else ""
     return f"{head}; {found.provenance.sampled} vectors embedded again agree (least cosine {found.provenance.min_cosine}{share})."
 

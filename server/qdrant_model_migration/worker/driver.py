@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 
 import anyio
@@ -16,7 +17,7 @@ from qdrant_model_migration.domain.phases import Phase
 from qdrant_model_migration.domain.records import Operation
 from qdrant_model_migration.errors import ConnectionFailed, Interrupted, LeaseLost, MigrationError, RateLimited, Refused, TransientEmbedding
 from qdrant_model_migration.operations.altered import check_target, told
-from qdrant_model_migration.operations.catch_up import catch_up_pass
+from qdrant_model_migration.operations.changed import Passes
 from qdrant_model_migration.operations.context import OperationContext
 from qdrant_model_migration.operations.fencing import lift_fence
 from qdrant_model_migration.operations.sweep import has_numbers, written_since
@@ -75,6 +76,7 @@ class Driver:
         self._caught_up_at: float | None = None
         self._pass_pause_s = LEAST_PAUSE_S
         self._late_writes = LateWrites()
+        self._passes = Passes()
         self._rate = Rate()
 
     async def run(self) -> None:
@@ -119,6 +121,8 @@ class Driver:
                 except MigrationError as error:
                     failure.append(error)
                 group.cancel_scope.cancel()
+            with suppress(MigrationError):
+                await work.save_own()
         except MigrationError as error:
             failure.append(error)
         except anyio.get_cancelled_exc_class():
@@ -163,6 +167,7 @@ class Driver:
             try:
                 self._measure(work.progress)
                 await held.renew(work.progress)
+                await work.save_own()
                 work.pace = await work.ledger.pace(self._id)
                 self._is_awaited = bool(await self._pending(work))
             except LeaseLost as error:
@@ -348,14 +353,17 @@ class Driver:
     async def _catch_up(self, work: Work) -> list[int]:
         """Passes until one converges; the differences that each found."""
         found: list[int] = []
+        is_last = False
         is_frozen = work.migration.writes == "frozen"
         for number in range(MOST_PASSES):
             if self._is_stopping() or work.pace.is_paused:
                 raise Interrupted("The driver was asked to stop; what is written is recorded.")
             work.progress.stage = f"catching up, pass {number + 1}"
-            lag, _ = await catch_up_pass(work)
+            lag, _ = await self._passes.next(work, is_full=is_last)
             found.append(lag.missing + lag.extra + lag.changed)
-            is_done = has_converged(found, work.source_collection.points, is_frozen=is_frozen)
+            is_last = has_converged(found, work.source_collection.points, is_frozen=is_frozen)
+            # Whatever tells what changed, the last pass has read everything.
+            is_done = is_last and lag.is_full
             await _record_lag(work, lag.model_copy(update={"has_converged": is_done}))
             if is_done:
                 break
@@ -398,7 +406,7 @@ class Driver:
         found = [0]
         is_done = False
         while not is_done and len(found) <= MOST_KEEPING_UP:
-            lag, repaired = await catch_up_pass(work)
+            lag, repaired = await self._passes.next(work)
             found.append(lag.missing + lag.extra + lag.changed)
             is_done = has_converged(found, work.source_collection.points, is_frozen=False)
             if repaired.missing or repaired.extra or repaired.changed:
@@ -412,8 +420,9 @@ class Driver:
 
         await work.change(keep)
         self._caught_up_at = anyio.current_time()
-        # A pass reads both collections: they are to be read at most a quarter of the time.
-        self._pass_pause_s = max(LEAST_PAUSE_S, 3 * (self._caught_up_at - began))
+        # A pass reads both collections: they are to be read at most a quarter of the time, but by one that reads little.
+        is_told = work.migration.updated_at is not None
+        self._pass_pause_s = self._passes.pause_s if is_told else max(LEAST_PAUSE_S, 3 * (self._caught_up_at - began))
         return "worked"
 
     async def _distrust_verification(self, work: Work) -> None:
