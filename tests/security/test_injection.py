@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from qdrant_model_migration.domain.app_changes import dual_write_snippet
 from qdrant_model_migration.domain.collection import METADATA_KEY
+from qdrant_model_migration.domain.dual_writes import dual_write_snippet
 from qdrant_model_migration.domain.query_changes import query_snippet
 from tests.conftest import Backend
 from tests.mcp.hosts import Answer, Host

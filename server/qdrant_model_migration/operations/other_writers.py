@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from qdrant_model_migration.domain.collection import Collection, VectorField
+from qdrant_model_migration.domain.collection import Collection
 from qdrant_model_migration.domain.points import Point, PointId
 from qdrant_model_migration.operations.agreement import agreement, dense_cosine
 from qdrant_model_migration.operations.sweep import has_numbers
@@ -35,27 +35,17 @@ class Others:
     """Number of an operation before the look: what is not above it is settled when all of these are right."""
 
 
-def numbering_field(work: Work, target: Collection) -> VectorField | None:
-    """The field by which every point with a made vector tells its version; None where the target's operations are not numbered."""
-    if work.target.connection.is_embedded or not has_numbers(target):
-        return None
-    made = next((f for f in target.dense if f.name == work.made_field), None)
-    return made or next(iter(target.dense), None)
-
-
 async def others(work: Work, target: Collection) -> Others | None:
     """Every point that this tool cannot vouch for; None where operations are not numbered."""
-    field = numbering_field(work, target)
-    if field is None:
+    if work.target.connection.is_embedded or not has_numbers(target):
         return None
     mark = None if work.context.settings.is_read_only else await work.target.points.watermark(target.name)
     if mark is not None and mark < work.own.looked_at:
         work.own.distrust()
     found = Others(ids=[], mark=mark)
     async for page in _ids(work, target):
-        versions = await work.target.points.versions(target.name, page, using=field.name, size=field.size or 1)
-        # Without a vector in the made field a point is missing, and found as such; without another one its version is not told.
-        found.ids += [i for i in page if (not work.own.vouches_for(versions[i]) if i in versions else field.name != work.made_field)]
+        versions = await work.target.points.versions(target.name, page)
+        found.ids += [i for i in page if i in versions and not work.own.vouches_for(versions[i])]
     return found
 
 

@@ -151,7 +151,7 @@ async def plan_swap(
         migration.id,
         kind="swap",
         name=facts.moves[0].alias,
-        digest=facts.digest(with_counts=migration.writes == "frozen"),
+        digest=_digest(migration, facts),
         arguments={"direction": direction, "alias": alias, "fence": fence},
         text=_question(facts),
         overrides=facts.overrides,
@@ -165,9 +165,7 @@ def _question(facts: SwapFacts) -> str:
     return f"{moves}. {' '.join(facts.breaks[:2])}{accepts}"
 
 
-async def why_void(
-    context: OperationContext, migration: Migration, direction: Direction, alias: str | None, code: str, *, checks_age: bool = True
-) -> str | None:
+async def why_void(context: OperationContext, migration: Migration, direction: Direction, alias: str | None, code: str) -> str | None:
     """Why the code cannot be carried out now, or None. Whether writers wait is said by its plan.
 
     Raises:
@@ -175,8 +173,8 @@ async def why_void(
     """
     ledger = await context.ledger(migration.target.connection)
     fence = await _has_fence(ledger, migration.id, code)
-    facts = await swap_facts(context, migration, direction, alias, fence=fence, checks_age=checks_age)
-    return await redeem(ledger, migration.id, code, "swap", facts.digest(with_counts=migration.writes == "frozen"))
+    facts = await swap_facts(context, migration, direction, alias, fence=fence)
+    return await redeem(ledger, migration.id, code, "swap", _digest(migration, facts))
 
 
 async def _has_fence(ledger: Ledger, migration_id: str, code: str) -> bool:
@@ -249,11 +247,7 @@ async def _swept(work: Work, code: str, *, carries_deletes: bool) -> SwapOutcome
 
 async def _prepared(work: Work, direction: Direction, alias: str | None, code: str) -> tuple[Moved, ...]:
     """Check the plan, bring the target up to the moment and record the intent."""
-    void = await why_void(work.context, work.migration, direction, alias, code)
-    if void is not None:
-        raise Refused(f"Nothing was changed: {void}.")
-    fence = await _has_fence(work.ledger, work.id, code)
-    is_fenced = (await swap_facts(work.context, work.migration, direction, alias, fence=fence, checks_age=False)).is_fenced
+    is_fenced = (await _checked_facts(work, direction, alias, code, checks_age=True)).is_fenced
     cutover = work.migration.cutover
     mark: int | None = None
     if direction == "forward":
@@ -262,10 +256,7 @@ async def _prepared(work: Work, direction: Direction, alias: str | None, code: s
     else:
         cutover = await _returned(work, is_fenced=is_fenced)
     # That takes a while; the plan must still fit the facts at the moment of the move.
-    void = await why_void(work.context, work.migration, direction, alias, code, checks_age=False)
-    if void is not None:
-        raise Refused(f"Nothing was changed: {void}.")
-    facts = await swap_facts(work.context, work.migration, direction, alias, fence=fence, checks_age=False)
+    facts = await _checked_facts(work, direction, alias, code, checks_age=False)
     check_fence_age(work)
     if direction == "forward":
         target_mark = await work.target.points.watermark(work.migration.target.collection)
@@ -280,6 +271,24 @@ async def _prepared(work: Work, direction: Direction, alias: str | None, code: s
 
     await work.change(intend)
     return facts.moves
+
+
+async def _checked_facts(work: Work, direction: Direction, alias: str | None, code: str, *, checks_age: bool) -> SwapFacts:
+    """The facts as they are now, where they are those of the plan.
+
+    Raises:
+        Refused: they are not, or a gate does not hold.
+    """
+    fence = await _has_fence(work.ledger, work.id, code)
+    facts = await swap_facts(work.context, work.migration, direction, alias, fence=fence, checks_age=checks_age)
+    void = await redeem(work.ledger, work.id, code, "swap", _digest(work.migration, facts))
+    if void is not None:
+        raise Refused(f"Nothing was changed: {void}.")
+    return facts
+
+
+def _digest(migration: Migration, facts: SwapFacts) -> str:
+    return facts.digest(with_counts=migration.writes == "frozen")
 
 
 async def _returned(work: Work, *, is_fenced: bool) -> Cutover | None:
