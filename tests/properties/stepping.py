@@ -99,7 +99,7 @@ class SteppedDriver(Driver):
 
     async def _step(self, held: HeldLease, work: Work) -> Step:
         step = await super()._step(held, work)
-        if step != "worked":
+        if step != "worked" and not self._is_asked_to_stop():
             await self._gate.wait_idle()
             # The pause after a pass is over by the time that it is woken.
             self._pass_pause_s = 0.0

@@ -45,6 +45,8 @@ LOOK_EVERY = 4
 Write = tuple[Kind, Id, bool]
 """What, to which point, and whether the app writes to both sides, or, after the swap, is one that was not moved."""
 writes = st.lists(st.tuples(st.sampled_from(KINDS), st.sampled_from(IDS), st.booleans()), min_size=1, max_size=4)
+many = st.lists(writes, min_size=1, max_size=6)
+then = st.sampled_from(("go on", "go on", "die"))
 
 LEADS: dict[Phase, frozenset[Phase]] = {
     Phase.TARGET_CREATED: frozenset({Phase.BACKFILLING}),
@@ -83,7 +85,11 @@ class LedgerWatch:
             self.revisions[key] = record["revision"]
             body = record["body"]
             if record["kind"] == "range":
+<<<<<<< HEAD
                 before: Raw = self.ranges.get(key) or body
+=======
+                before = self.ranges.setdefault(key, body)
+>>>>>>> h-property
                 assert (body["start"], body["end"]) == (before["start"], before["end"]), f"{key} was drawn again"
                 assert body["is_done"] or not before["is_done"], f"{key} is no longer done"
                 assert body["read"] >= before["read"], f"{key} went back"
@@ -395,8 +401,19 @@ class Machine(RuleBasedStateMachine):
         with self.step():
             self.drive(LONG)
 
-    @rule(every=st.integers(1, 9), several=st.lists(writes, min_size=1, max_size=6), then=st.sampled_from(("go on", "go on", "die")))
+    @rule(every=st.integers(1, 9), several=many, then=then)
     def drive_while_the_app_writes(self, every: int, several: list[list[Write]], then: str) -> None:
+        with self.step():
+            self.drive_under_writes(every, several, then)
+
+    @precondition(lambda self: self.phase in (Phase.VERIFIED, Phase.CUT_OVER) and self.intent is None and not self.pending)
+    @rule(every=st.integers(1, 9), several=many, then=then, fence=st.booleans())
+    def swap_or_roll_back_while_the_app_writes(self, every: int, several: list[list[Write]], then: str, fence: bool) -> None:
+        with self.step():
+            self.ask("swap", "forward" if self.phase is Phase.VERIFIED else "back", fence=fence)
+            self.drive_under_writes(every, several, then)
+
+    def drive_under_writes(self, every: int, several: list[list[Write]], then: str) -> None:
         left = [one for group in several for one in group]
 
         def between(passed: int) -> None:
@@ -405,10 +422,9 @@ class Machine(RuleBasedStateMachine):
             if passed % (every + 2) == 0:
                 self.write_second()
 
-        with self.step():
-            self.drive(every * len(left) if then == "die" else LONG, between)
-            if then == "die":
-                self.kill()
+        self.drive(every * len(left) if then == "die" else LONG, between)
+        if then == "die":
+            self.kill()
 
     @precondition(lambda self: self.worker is not None)
     @rule()
