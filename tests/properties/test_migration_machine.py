@@ -85,11 +85,7 @@ class LedgerWatch:
             self.revisions[key] = record["revision"]
             body = record["body"]
             if record["kind"] == "range":
-<<<<<<< HEAD
                 before: Raw = self.ranges.get(key) or body
-=======
-                before = self.ranges.setdefault(key, body)
->>>>>>> h-property
                 assert (body["start"], body["end"]) == (before["start"], before["end"]), f"{key} was drawn again"
                 assert body["is_done"] or not before["is_done"], f"{key} is no longer done"
                 assert body["read"] >= before["read"], f"{key} went back"
