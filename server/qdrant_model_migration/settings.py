@@ -92,6 +92,7 @@ class _Environment(BaseSettings):
     qdrant_migration_http_token: SecretStr | None = None
     qdrant_migration_lease_seconds: float = Field(default=30.0, ge=2, le=600)
     qdrant_migration_log_directory: Path | None = None
+    qdrant_migration_embedding_threads: int | None = Field(default=None, ge=1, le=1024)
 
 
 class Settings(BaseModel):
@@ -283,6 +284,11 @@ class RedactingFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         return redacted(super().format(record))
+
+
+def embedding_threads() -> int | None:
+    """Threads that a model of this machine may use; None: as many as there are cores."""
+    return _Environment().qdrant_migration_embedding_threads
 
 
 def child_environment() -> dict[str, str]:

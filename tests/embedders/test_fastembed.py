@@ -72,6 +72,18 @@ async def test_a_local_directory_is_measured_and_fingerprinted(catalogue: Catalo
     await catalogue.close()
 
 
+@pytest.mark.parametrize(("stated", "used"), [("3", 3), (None, 0)])
+async def test_a_model_uses_the_threads_that_it_is_granted(
+    assets: Path, monkeypatch: pytest.MonkeyPatch, stated: str | None, used: int
+) -> None:
+    """0 is onnxruntime's own choice: one a core."""
+    monkeypatch.delenv("QDRANT_MIGRATION_EMBEDDING_THREADS")
+    if stated is not None:
+        monkeypatch.setenv("QDRANT_MIGRATION_EMBEDDING_THREADS", stated)
+    made = await _local(assets, "all-MiniLM-L6-v2-int8", dimensions=384)
+    assert made._model.model.model.get_session_options().intra_op_num_threads == used
+
+
 @pytest.mark.anyio
 async def test_two_definitions_of_one_file_are_two_spaces(catalogue: Catalogue) -> None:
     """minilm-int8 and minilm-cls read the same file; their names in FastEmbed's registry must not meet."""

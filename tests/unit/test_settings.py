@@ -38,6 +38,7 @@ MALFORMED = [
     ("QDRANT_MIGRATION_READ_ONLY", "maybe", "boolean"),
     ("QDRANT_MIGRATION_LEASE_SECONDS", "1", "greater than or equal to 2"),
     ("QDRANT_MIGRATION_LEASE_SECONDS", "soon", "number"),
+    ("QDRANT_MIGRATION_EMBEDDING_THREADS", "0", "greater than or equal to 1"),
     ("QDRANT_MIGRATION_CONNECTIONS", "{", "not JSON"),
     ("QDRANT_MIGRATION_CONNECTIONS", "[]", "JSON object"),
     ("QDRANT_MIGRATION_CONNECTIONS", '{"a": "http://host"}', "JSON object"),
