@@ -259,6 +259,7 @@ def secret_from_variable(variable: str, used_by: str) -> SecretStr:
 
 _HOLDS_A_SECRET = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD)$")
 _NAMED = re.compile(r'"key_variable"\s*:\s*"([A-Za-z_][A-Za-z0-9_]*)"')
+_PASSWORD = re.compile(r"://[^\s/@:\"]{0,200}:([^\s/@\"]{1,200})@")
 _LEAST_SECRET_CHARS = 12
 """A shorter one may be a word, which stands in names as well; to hide it there would change what they say."""
 
@@ -268,6 +269,8 @@ def known_secrets() -> tuple[str, ...]:
     settings = os.environ.get("QDRANT_MIGRATION_MODELS", "") + os.environ.get("QDRANT_MIGRATION_CONNECTIONS", "")
     named = set(_NAMED.findall(settings))
     found = {value.strip() for name, value in os.environ.items() if name in named or _HOLDS_A_SECRET.search(name)}
+    # The address of a private endpoint may hold a password.
+    found |= {password for value in os.environ.values() for password in _PASSWORD.findall(value)}
     return tuple(sorted((value for value in found if len(value) >= _LEAST_SECRET_CHARS), key=len, reverse=True))
 
 
@@ -373,14 +376,9 @@ def _models(text: str | None) -> dict[str, ModelSettings]:
 
 def _check_base_url(where: str, url: str | None) -> None:
     try:
-        parts = urlsplit(url or "")
-        has_user = bool(parts.username or parts.password)
+        urlsplit(url or "")
     except ValueError:
         raise SettingsError(f"{where}: base_url is not an address; it begins with http:// or https:// and names a host.") from None
-    if has_user:
-        raise SettingsError(
-            f"{where}: base_url must not hold a user name or password; name the variable that holds the key with 'key_variable'."
-        )
 
 
 def _directories(text: str | None) -> tuple[Path, ...]:
