@@ -26,7 +26,7 @@ from tests.qdrant.seeds import NEW, OLD, opened, seed
 from tests.security.said import problem_of_answer, problem_of_refusal
 
 MOST_ANSWER_S = 40.0
-EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "220"))
+EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "600"))
 """In all; set to more for a long run (and FUZZ_SEED to another beginning)."""
 SEED = os.environ.get("FUZZ_SEED")
 
