@@ -33,7 +33,7 @@ from tests.properties.stepping import Worker, arm
 from tests.properties.world import IDS, KINDS, MODEL, NEW, Id, Kind, Raw, State, World
 from tests.servers import QdrantServer, delete_collections
 
-EXAMPLES = int(os.environ.get("MACHINE_EXAMPLES", "8"))
+EXAMPLES = int(os.environ.get("MACHINE_EXAMPLES", "5"))
 SEED = os.environ.get("MACHINE_SEED")
 STEPS = int(os.environ.get("MACHINE_STEPS", "30"))
 LONG = 2000
