@@ -33,7 +33,7 @@ from tests.properties.stepping import Worker, arm
 from tests.properties.world import IDS, KINDS, MODEL, NEW, Id, Kind, Raw, State, World
 from tests.servers import QdrantServer, delete_collections
 
-EXAMPLES = int(os.environ.get("MACHINE_EXAMPLES", "8"))
+EXAMPLES = int(os.environ.get("MACHINE_EXAMPLES", "5"))
 SEED = os.environ.get("MACHINE_SEED")
 STEPS = int(os.environ.get("MACHINE_STEPS", "30"))
 LONG = 2000
@@ -122,6 +122,8 @@ class Machine(RuleBasedStateMachine):
         self.on_missing_text: Literal["payload_only", "skip"] = "payload_only"
         self.is_paused = False
         self.is_broken = False
+        self.is_carried_back_whole = False
+        """A rollback was agreed to that makes writers wait, and no driver died since."""
         self.doubtful: dict[Id, State | None] = {}
         """Points of which the swap said that it cannot tell which side is newer, or that still got writes then."""
         self.delivered: set[str] = set()
@@ -219,6 +221,7 @@ class Machine(RuleBasedStateMachine):
     def kill(self) -> None:
         if self.worker is None:
             return
+        self.is_carried_back_whole = False
         self.task.cancel()
         self.portal.call(self.worker.gate.settled)
         # It may have died before it knew that it has the lease.
@@ -236,6 +239,10 @@ class Machine(RuleBasedStateMachine):
             if operation.kind == "swap":
                 self.delivered.add(operation.key)
             assert operation.state == "done" or operation.is_refusal or "unexpectedly" not in (operation.error or ""), operation.error
+            if operation.kind == "swap" and operation.result is not None and operation.arguments["direction"] == "back":
+                assert self.world.source_problems() == []
+                if self.is_carried_back_whole and not operation.result["write_gap"]["unresolved"]:
+                    assert self.world.newer() == [], "written through the alias and not carried back"
             if operation.kind == "swap" and operation.result is not None and operation.arguments["direction"] == "forward":
                 gap, notes = operation.result["write_gap"], operation.result["notes"]
                 samples = {s.split(" ", 1)[0].partition(":")[2] for s in gap["unresolved_samples"]}
@@ -284,6 +291,8 @@ class Machine(RuleBasedStateMachine):
 
         self.call(act)
         if kind == "swap":
+            self.world.is_carried_back = self.world.is_beside and direction == "back"
+            self.is_carried_back_whole = self.world.is_carried_back and fence
             self.world.late.clear()
             self.doubtful.clear()
 

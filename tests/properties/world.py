@@ -86,6 +86,10 @@ class World:
     """What the app last wrote through the alias while the target served, as it was then; None: deleted."""
     late: set[Id] = field(default_factory=set)
     """Points of the source that were written since a swap was agreed to."""
+    once: dict[Id, list[State | None]] = field(default_factory=dict)
+    """All that was ever written so, by point."""
+    is_carried_back: bool = False
+    """A rollback was agreed to, which carries to the source what was written through the alias: the old vectors are there."""
     pending: list[Id] = field(default_factory=list)
     """Points whose second write, to the target, is still due."""
     number: int = 0
@@ -173,6 +177,7 @@ class World:
         if not self._send(self.alias, kind, point_id, is_target=True):
             return False
         self.fixed[point_id] = self.read(self.target, [point_id]).get(point_id)
+        self.once.setdefault(point_id, []).append(self.fixed[point_id])
         return True
 
     def mirror(self, point_id: Id) -> None:
@@ -276,13 +281,27 @@ class World:
     # --- judging
 
     def source_problems(self) -> list[str]:
-        """Whether the source holds what the app wrote, and nothing else."""
+        """Whether the source holds what the app wrote, and nothing else but what a rollback carried back."""
         found = self.read(self.source)
+        if self.is_carried_back:
+            self._take_over(found)
         return [
             f"{i}: the source holds {_shown(found.get(i))}, written was {_shown(self.held.get(i))}"
             for i in found.keys() | self.held.keys()
             if not is_same(found.get(i), self.held.get(i))
         ]
+
+    def _take_over(self, found: Mapping[Id, State]) -> None:
+        """What the source got of that which was written through the alias is its own from then on."""
+        for i in self.fixed:
+            # A rollback whose driver died may have carried back what the app wrote over since.
+            state = found.get(i)
+            if not any(is_same(state, once) for once in self.once.get(i, [])):
+                continue
+            if state is None:
+                self.held.pop(i, None)
+            else:
+                self.held[i] = {"payload": state["payload"], "vector": {"": state["vector"][""]}}
 
     def overwritten(self) -> list[str]:
         """What was written through the alias and is no longer so."""
