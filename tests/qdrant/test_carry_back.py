@@ -11,7 +11,9 @@ from qdrant_model_migration.domain.model import Side
 from qdrant_model_migration.domain.phases import Phase
 from qdrant_model_migration.domain.points import Point, PointId
 from qdrant_model_migration.embedders.retrying import Failure, embed_resilient
+from qdrant_model_migration.errors import Refused
 from qdrant_model_migration.operations import carry_back as module
+from qdrant_model_migration.operations import swap as swapping
 from qdrant_model_migration.operations.backfill import start_backfill
 from qdrant_model_migration.operations.work import Work
 from qdrant_model_migration.results import SourceMatch
@@ -198,6 +200,93 @@ async def test_a_text_that_the_old_model_cannot_embed_is_listed_and_the_rest_goe
         assert "poison" in outcome.write_gap.unresolved_samples[0]
         found = await sources(work)
         assert (found[5].payload["text"], found[6].payload["text"]) == (text(5), "a good text")
+
+
+async def test_writes_between_two_passes_of_a_rollback_go_back_as_well(
+    server: QdrantServer, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To points that an earlier pass, or a rollback that failed, carried back already: its own writes to the source are no late writes."""
+    async with opened(backend_of(server, name), monkeypatch) as context:
+        work = await swapped(context, name, **KNOWN)
+        for point_id in (5, 500, 501):
+            await to_target(work, point_id, {"text": f"first {point_id}"})
+        monkeypatch.setattr(swapping, "check_fence_age", _refuse)
+        with pytest.raises(Refused, match="a failed attempt"):
+            await swap(work, "back")
+        monkeypatch.undo()
+        impatient(monkeypatch)
+        assert (await sources(work))[500].payload["text"] == "first 500"
+        await to_target(work, 5, {"text": "second 5"})
+        await delete(work, 500, side="target")
+        await to_target(work, 501, {"text": "second 501"})
+        outcome = await swap(work, "back")
+        assert (outcome.write_gap.carried_over, outcome.write_gap.unresolved) == (3, 0)
+        found = await sources(work)
+    assert (found[5].payload["text"], found[501].payload["text"]) == ("second 5", "second 501")
+    assert 500 not in found
+
+
+def _refuse(_: Work) -> None:
+    raise Refused("Nothing was changed: a failed attempt.")
+
+
+async def test_a_conflict_is_told_again_by_the_attempt_after_one_that_failed(
+    server: QdrantServer, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened(backend_of(server, name), monkeypatch) as context:
+        work = await swapped(context, name, **KNOWN)
+        await to_source(work, 9, {"text": "written late"})
+        await to_target(work, 9, {"text": "written through the alias"})
+
+        async def no_longer_yours() -> None:
+            raise Refused("Nothing was changed: the alias is not yours.")
+
+        with (
+            acting_before(monkeypatch, work.target, "point_alias", no_longer_yours),
+            pytest.raises(Refused, match="the aliases are as before"),
+        ):
+            await swap(work, "back")
+        outcome = await swap(work, "back")
+        assert outcome.write_gap.unresolved == 1
+        work.context.ensure_driver = _nobody
+        await start_backfill(context, migration_id=work.id)
+        found = await driven_until(work, Phase.BACKFILLED)
+        assert found.phase is Phase.ROLLED_BACK
+        assert (await held(work))[9].payload == {"text": "written through the alias"}
+
+
+async def test_a_target_that_was_cleared_by_mistake_clears_nothing_of_the_source(
+    server: QdrantServer, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened(backend_of(server, name), monkeypatch) as context:
+        work = await swapped(context, name, seeded={"points": 120}, **KNOWN)
+        for point_id in range(1, 111):
+            await delete(work, point_id, side="target")
+        await to_target(work, 115, {"text": "written through the alias"})
+        outcome = await swap(work, "back")
+        assert outcome.write_gap.carried_over == 1
+        assert outcome.write_gap.unresolved >= 109
+        assert "none of them was deleted" in outcome.write_gap.unresolved_samples[0]
+        found = await sources(work)
+    assert len(found) == 120
+    assert found[115].payload["text"] == "written through the alias"
+
+
+async def test_a_writer_that_was_not_moved_does_not_keep_the_target_from_being_brought_up_to_date(
+    server: QdrantServer, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What only the source got since the swap is newer than the target, and simply due."""
+    async with opened(backend_of(server, name), monkeypatch) as context:
+        work = await swapped(context, name, **KNOWN)
+        await to_source(work, 700, {"text": "inserted late"})
+        await to_source(work, 3, {"text": "edited late"})
+        await swap(work, "back")
+        work.context.ensure_driver = _nobody
+        await start_backfill(context, migration_id=work.id)
+        found = await driven_until(work, Phase.BACKFILLED)
+        assert (found.phase, found.error) == (Phase.BACKFILLED, None)
+        texts = {i: p.payload["text"] for i, p in (await held(work)).items() if i in (3, 700)}
+    assert texts == {3: "edited late", 700: "inserted late"}
 
 
 async def test_a_source_that_is_edited_while_the_old_vector_is_made_keeps_the_edit(

@@ -9,7 +9,7 @@ import pytest
 
 from qdrant_model_migration.domain.collection import UNLIMITED_WRITES
 from qdrant_model_migration.domain.fence import Fence
-from qdrant_model_migration.errors import ConnectionFailed, Refused
+from qdrant_model_migration.errors import ConnectionFailed, MigrationError, Refused
 from qdrant_model_migration.operations import closing, fencing
 from qdrant_model_migration.operations.catch_up import catch_up_pass
 from qdrant_model_migration.operations.work import Work
@@ -189,6 +189,97 @@ async def test_a_server_that_is_away_when_the_fence_is_to_be_lifted_leaves_it_re
                     await anyio.sleep(0.05)
             stopped.set()
         assert raw_write(server, source) == "written"
+
+
+async def test_a_fence_that_cannot_be_lifted_after_the_move_fails_no_swap_and_nothing_is_copied_over_the_target(
+    server: QdrantServer, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server is away for longer than the lifting waits: the swap is taken up again, and completed."""
+    async with opened(backend_of(server, name), monkeypatch) as context:
+        work = await verified(context, name)
+        plan = await planned_swap(work)
+        restore = fencing._restore
+
+        async def hangs(work: Work, fence: Fence) -> str:
+            await anyio.sleep_forever()
+            raise AssertionError
+
+        monkeypatch.setattr(fencing, "LIFT_S", 0.2)
+        monkeypatch.setattr(fencing, "_restore", hangs)
+        with pytest.raises(ConnectionFailed, match="did not take the write rate"):
+            await swap(work, code=plan.code)
+        assert (await aliases(work))[f"{name}-alias"] == work.migration.target.collection
+        monkeypatch.setattr(fencing, "_restore", restore)
+        outcome = await swap(work, code=plan.code)
+        assert outcome.current == work.migration.target.collection
+        assert raw_write(server, work.migration.source.collection) == "written"
+        assert (await work.ledger.migration(work.id)).phase.value == "cut_over"
+
+
+@pytest.mark.parametrize("has_moved", [True, False])
+async def test_a_swap_whose_operation_ended_with_its_intent_recorded_is_completed_or_forgotten_before_anything_is_carried_over(
+    server_1_17: QdrantServer, name: str, monkeypatch: pytest.MonkeyPatch, has_moved: bool
+) -> None:
+    """Catching up would undo what the app writes through the alias by then."""
+    async with opened(backend_of(server_1_17, name), monkeypatch) as context:
+        work = await verified(context, name)
+        plan = await planned_swap(work)
+        real = work.target.point_alias
+
+        async def fails(alias: str, collection: str) -> None:
+            if has_moved:
+                await real(alias, collection)
+            raise RuntimeError("a defect")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(work.target, "point_alias", fails)
+            with pytest.raises(MigrationError, match="failed unexpectedly"):
+                await swap(work, code=plan.code)
+        assert (await work.ledger.migration(work.id)).intent == "swapping"
+        if has_moved:
+            await to_target(work, 900, {"text": "inserted through the alias"})
+        stopped = anyio.Event()
+        work.context.ensure_driver = _nobody
+        async with anyio.create_task_group() as group:
+            group.start_soon(Driver(work.context, work.id, is_stopping=stopped.is_set).run)
+            with anyio.fail_after(60):
+                while (await work.ledger.migration(work.id)).intent is not None:  # noqa: ASYNC110 - the driver's doing
+                    await anyio.sleep(0.05)
+            stopped.set()
+        found = await work.ledger.migration(work.id)
+        assert found.phase.value == ("cut_over" if has_moved else "verified")
+        assert found.error is None
+        assert (900 in await held(work)) is has_moved
+        assert raw_write(server_1_17, work.migration.source.collection) == "written"
+
+
+async def test_a_second_fence_on_one_collection_is_refused_and_leaves_the_first_alone(
+    server_1_17: QdrantServer, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened(backend_of(server_1_17, name), monkeypatch) as context:
+        work = await verified(context, name)
+        plan = await planned_swap(work)
+        request(
+            f"{server_1_17.url}/collections/{work.migration.source.collection}",
+            method="PATCH",
+            body={"strict_mode_config": {"enabled": True, "write_rate_limit": 1}},
+        )
+        with pytest.raises(Refused, match="limited to one a minute already"):
+            await swap(work, code=plan.code)
+        assert strict_mode(server_1_17, work.migration.source.collection) == {"enabled": True, "write_rate_limit": 1}
+        assert (await work.ledger.migration(work.id)).fence is None
+
+
+async def test_a_pass_that_takes_longer_than_writers_may_wait_raises_no_fence(
+    server_1_17: QdrantServer, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened(backend_of(server_1_17, name), monkeypatch) as context:
+        work = await verified(context, name)
+        plan = await planned_swap(work)
+        monkeypatch.setattr(closing, "MOST_FENCE_S", 0.0)
+        with pytest.raises(Refused, match="fence=false"):
+            await swap(work, code=plan.code)
+        assert "fence_raised" not in [e.event for e in await work.ledger.events(work.id)]
 
 
 async def _nobody(_: Any) -> None:

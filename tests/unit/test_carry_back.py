@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from qdrant_model_migration.domain.carry_back import fate_back, why_not_carried_back
+from qdrant_model_migration.domain.carry_back import fate_back, most_deletes, why_not_carried_back
 from qdrant_model_migration.domain.recipe import Cutover, Moved
 from qdrant_model_migration.domain.verification import Kind
 from qdrant_model_migration.results import SourceMatch
@@ -54,6 +54,22 @@ def test_what_this_tool_carried_over_is_nobody_s_write() -> None:
     assert fate_back(Kind.CHANGED, 16, 26, CUTOVER, ours=(25, 15)) == "conflict"
     assert fate_back(Kind.EXTRA, None, 25, CUTOVER, ours=(25, 15)) == "stays"
     assert fate_back(Kind.MISSING, 15, None, CUTOVER, ours=(25, 15)) == "back"
+
+
+def test_what_an_earlier_pass_wrote_back_is_nobody_s_write() -> None:
+    """Edited, inserted or deleted through the alias again after it was carried back."""
+    returned = (15, 25)
+    assert fate_back(Kind.CHANGED, 15, 26, CUTOVER, returned=returned) == "back"
+    assert fate_back(Kind.CHANGED, 16, 26, CUTOVER, returned=returned) == "conflict"
+    assert fate_back(Kind.MISSING, 15, None, CUTOVER, returned=returned) == "back"
+    assert fate_back(Kind.MISSING, 16, None, CUTOVER, returned=returned) == "stays"
+    assert fate_back(Kind.EXTRA, None, 25, CUTOVER, returned=returned) == "stays", "deleted in the source since"
+    assert fate_back(Kind.EXTRA, None, 26, CUTOVER, returned=returned) == "back"
+
+
+@pytest.mark.parametrize(("points", "most"), [(0, 100), (2_000, 100), (2_020, 101), (1_000_000, 50_000)])
+def test_a_rollback_deletes_no_large_share_of_the_source(points: int, most: int) -> None:
+    assert most_deletes(points) == most
 
 
 @pytest.mark.parametrize(

@@ -28,31 +28,57 @@ def why_not_carried_back(migration: Migration, *, is_numbered: bool) -> str | No
 
 
 def fate_back(
-    kind: Kind, source: int | None, target: int | None, cutover: Cutover, *, ours: tuple[int, int] | None = None, is_filling: bool = False
+    kind: Kind,
+    source: int | None,
+    target: int | None,
+    cutover: Cutover,
+    *,
+    ours: tuple[int, int] | None = None,
+    returned: tuple[int, int] | None = None,
+    is_filling: bool = False,
 ) -> Fate:
     """What becomes of a difference when the readers go back; `source` and `target` number the last operation on each side's point.
 
     Back goes what was written through the alias to a point that the source did not get a write of since. Where both sides were written to,
-    nobody can tell which is meant: each stays where it is, and it is listed. `is_filling`: filling a field numbers the target's points as a
-    write of the app does.
+    nobody can tell which is meant: each stays where it is, and it is listed.
+
+    Args:
+        kind: Of the difference.
+        source: None where the point is not there, or tells no number.
+        target: As `source`.
+        cutover: With the marks of the swap.
+        ours: The numbers on target and source when a sweep wrote the target's point.
+        returned: The numbers on source and target when an earlier pass wrote the source's point: that is no write of the app.
+        is_filling: Filling a field numbers the target's points as a write of the app does.
     """
     source_mark, target_mark = cutover.source_watermark, cutover.target_watermark
     assert source_mark is not None
     assert target_mark is not None
+    known = max(source_mark, ours[1] if ours is not None else 0)
+    is_late = source is not None and source > known and not (returned is not None and source == returned[0])
     if kind is Kind.MISSING:
         # Gone through the alias, unless the source got it, or got it anew, after the swap.
-        looked_at = max(source_mark, cutover.source_swept or 0, ours[1] if ours is not None else 0)
-        return "stays" if source is None or source > looked_at else "back"
+        is_swept = source is not None and source <= (cutover.source_swept or 0)
+        return "stays" if source is None or (is_late and not is_swept) else "back"
     if target is None:
         return "conflict"
     was_written = target > target_mark and not (ours is not None and target == ours[0])
     if kind is Kind.EXTRA:
-        if not was_written:
+        if not was_written or (returned is not None and target == returned[1]):
+            # The latter: the source had it already, and lost it since.
             return "stays"
         return "conflict" if is_filling else "back"
     if source is None:
         return "conflict"
-    is_late = source > max(source_mark, ours[1] if ours is not None else 0)
     if not was_written:
         return "stays"
     return "conflict" if is_late else "back"
+
+
+LEAST_DELETES = 100
+SHARE_OF_DELETES = 0.05
+
+
+def most_deletes(points: int) -> int:
+    """Points that a rollback deletes from a source of so many: more look like a target that was cleared or restored by mistake."""
+    return max(LEAST_DELETES, int(points * SHARE_OF_DELETES))

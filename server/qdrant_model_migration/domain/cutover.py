@@ -8,9 +8,11 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from qdrant_model_migration.domain.carry_back import LEAST_DELETES, SHARE_OF_DELETES
 from qdrant_model_migration.domain.fence import fence_told
 from qdrant_model_migration.domain.migration import Migration
 from qdrant_model_migration.domain.model import ModelSpec
+from qdrant_model_migration.domain.phases import Phase
 from qdrant_model_migration.domain.recipe import Moved
 from qdrant_model_migration.errors import Refused
 from qdrant_model_migration.results import Comparison, Move, SwapPlan
@@ -278,6 +280,12 @@ _UNNUMBERED = {
 }
 
 
+def given_up(migration: Migration) -> Migration:
+    """A swap that moved no alias, or put them back: its marks say nothing any more. Those of an earlier cutover stay for the rollback."""
+    is_forward = migration.phase is not Phase.CUT_OVER
+    return migration.model_copy(update={"intent": None, **({"cutover": None} if is_forward else {})})
+
+
 def is_fence_of_use(migration: Migration, direction: Literal["forward", "back"]) -> bool:
     """Whether making writers wait changes what becomes of their writes: not where nobody writes, where both sides are written, or across servers."""
     if migration.is_across_servers:
@@ -296,7 +304,11 @@ def returned(migration: Migration, lost: str | None) -> str:
         if migration.keeps_old_field
         else f"with vectors of the old model {migration.current_model!r} for new texts"
     )
-    return f"{since} is carried back to {source!r}, {made}. A point that was also written to in {source!r} meanwhile stays as it is on each side, and is listed."
+    return (
+        f"{since} is carried back to {source!r}, {made}. A point that was also written to in {source!r} meanwhile stays as it is on each side, and is listed. "
+        f"Points that are gone from {target!r} are deleted in {source!r}, too, unless they are more than {LEAST_DELETES} and {SHARE_OF_DELETES:.0%} of it: then "
+        "none is, and they are counted."
+    )
 
 
 def breaks_back(migration: Migration, names: str) -> str:

@@ -12,7 +12,7 @@ from qdrant_model_migration.domain.collection import UNLIMITED_WRITES, Collectio
 from qdrant_model_migration.domain.recipe import Endpoint
 
 MOST_FENCE_S = 45.0
-"""How long writers are kept waiting at most. After a minute the limiter would let the next write through."""
+"""How long the passes may take while writers wait. After a minute the limiter would let the next write through."""
 _OWN = frozenset({"enabled", "write_rate_limit"})
 
 
@@ -52,6 +52,11 @@ def raised() -> Json:
     return {"enabled": True, "write_rate_limit": 1}
 
 
+def is_raised(strict: Json) -> bool:
+    """Whether somebody's fence is up."""
+    return bool(strict.get("enabled")) and strict.get("write_rate_limit") == raised()["write_rate_limit"]
+
+
 def lifted(before: Json) -> Json:
     """Strict mode as it was before the fence."""
     return {"enabled": bool(before.get("enabled")), "write_rate_limit": before.get("write_rate_limit") or UNLIMITED_WRITES}
@@ -64,7 +69,8 @@ def is_lifted(now: Json, before: Json) -> bool:
 def fence_told(collection: str, alias: str) -> str:
     """What a fence means for the app's writers."""
     return (
-        f"While the last differences are carried over, writes to {collection!r} are answered with 429 (rate limit), for some seconds and at most "
-        f"{MOST_FENCE_S:.0f}; queries go on. A writer that tries again loses nothing: its next try reaches what {alias} points to then. Qdrant tells writers to "
-        "come back after 60 s, sooner is fine. fence=false makes nobody wait, and the order of two writes to one point around the swap is then not always known."
+        f"While the last differences are carried over, writes to {collection!r} are answered with 429 (rate limit), usually for some seconds and at most a minute "
+        "(should the worker die meanwhile, until another has taken over); queries go on. A writer that tries again loses nothing: its next try reaches what "
+        f"{alias} points to then. A single write is told to come back after 60 s, sooner is fine; a request of several points is told that it is too large, and may "
+        "have been taken in part: repeat it whole. fence=false makes nobody wait, and the order of two writes to one point around the swap is then not always known."
     )

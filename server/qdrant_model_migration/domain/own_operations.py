@@ -58,6 +58,11 @@ class OwnOperations:
         self._spans = [[max(first, up_to + 1), last] for first, last in self._spans if last > up_to]
         self.is_changed = True
 
+    @property
+    def last(self) -> int:
+        """The highest number that is known of."""
+        return max(self.looked_at, self._spans[-1][1] if self._spans else 0)
+
     def distrust(self) -> None:
         """The numbers began anew: the collection is not the one that they were given by."""
         self._spans, self.looked_at, self.is_changed = [], 0, True

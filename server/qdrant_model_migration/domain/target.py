@@ -9,10 +9,12 @@ from pydantic import BaseModel, ConfigDict
 
 from qdrant_model_migration.domain import quantization
 from qdrant_model_migration.domain.collection import METADATA_KEY, Collection, FieldKind, Json, VectorField, fields_of, is_same_setting
+from qdrant_model_migration.domain.fence import is_raised
 from qdrant_model_migration.domain.migration import Migration
 from qdrant_model_migration.domain.model import ModelKind, ModelSpec
 from qdrant_model_migration.domain.recipe import Recipe
 from qdrant_model_migration.domain.strategies import STRATEGY, Strategy
+from qdrant_model_migration.errors import Refused
 from qdrant_model_migration.results import ConfigDifference
 
 _CREATION_PARAMS = ("shard_number", "sharding_method", "replication_factor", "write_consistency_factor", "on_disk_payload")
@@ -179,6 +181,11 @@ def plan_target(
         create["metadata"] = {**source.metadata, **told}
     intended |= _intended(new_name, entry, model.kind, is_replaced=replaced == new_name, removed=removed)
     on_cutover: Json = {}
+    if is_raised(source.strict_mode):
+        raise Refused(
+            f"Nothing was changed: the write rate of {source.name!r} is limited to one a minute, as a swap does for its seconds; a target would be given that limit. "
+            "Try again when that is over."
+        )
     if source.strict_mode:
         on_cutover["strict_mode"] = source.strict_mode
         intended["strict_mode_config"] = "applied right after the cutover, so that it hinders neither the load nor the late writes"

@@ -68,6 +68,10 @@ async def start_backfill(
 
 def _started(migration: Migration) -> Migration:
     """A field that is filled after the copy is begun with the call that finds the copy done."""
+    if migration.intent in ("swapping", "sweeping"):
+        raise Refused(
+            f"Nothing was started: the aliases of migration {migration.id} are being moved just now. Call migration_status(migration_id={migration.id!r}) until that is over."
+        )
     phase = migration.after("started")
     begins = migration.is_fill_due and migration.phase in (Phase.BACKFILLED, Phase.VERIFIED, Phase.CUT_OVER)
     if begins and migration.is_serving_source:

@@ -10,16 +10,16 @@ from dataclasses import replace
 from itertools import islice
 from typing import Any
 
-from qdrant_model_migration.domain.carry_back import fate_back, why_not_carried_back
+from qdrant_model_migration.domain.carry_back import fate_back, most_deletes, why_not_carried_back
 from qdrant_model_migration.domain.migration import Migration
 from qdrant_model_migration.domain.model import Side
-from qdrant_model_migration.domain.points import Point, PointId, tag
+from qdrant_model_migration.domain.points import Payload, Point, PointId, tag
 from qdrant_model_migration.domain.recipe import Cutover
 from qdrant_model_migration.domain.verification import Difference, Kind, Tally
 from qdrant_model_migration.embedders.retrying import embed_resilient
 from qdrant_model_migration.operations.context import OperationContext
 from qdrant_model_migration.operations.diff import differences, expectation
-from qdrant_model_migration.operations.sweep import SAMPLES, has_numbers
+from qdrant_model_migration.operations.sweep import MOST_CARRIED, SAMPLES, has_numbers, keep_in_cutover
 from qdrant_model_migration.operations.work import PAGE, Work
 from qdrant_model_migration.operations.writing import as_stored
 from qdrant_model_migration.results import WriteGap
@@ -41,58 +41,106 @@ async def carry_back(work: Work) -> tuple[WriteGap, tuple[str, ...]]:
         The counts, and every point, tagged, that stays as it is on each side: both sides got a write, or the old model cannot embed it.
     """
     work.progress.stage = "carrying writes back to the old collection"
-    cutover = work.migration.cutover
-    assert cutover is not None
-    gap, conflicts = WriteGap(), dict[PointId, str]()
+    done = _Pass(work)
     pending: list[Difference] = []
     async for difference in differences(work, await expectation(work, checks_made=False), Tally()):
         pending.append(difference)
         if len(pending) >= PAGE:
-            gap.carried_over += await _carry(work, pending, cutover, conflicts)
+            await done.carry(pending)
             pending = []
-    gap.carried_over += await _carry(work, pending, cutover, conflicts)
-    gap.unresolved = len(conflicts)
-    gap.unresolved_samples = [f"{tag(i)} ({why})" for i, why in islice(conflicts.items(), SAMPLES)]
-    return gap, tuple(map(tag, conflicts))
+    await done.carry(pending)
+    await done.delete()
+    gap = WriteGap(carried_over=done.carried, unresolved=len(done.conflicts) + done.kept)
+    gap.unresolved_samples = [f"{tag(i)} ({why})" for i, why in islice(done.conflicts.items(), SAMPLES)]
+    if done.kept:
+        why = f"more than {done.most_deletes:,} points are gone from {work.migration.target.collection!r}: none of them was deleted"
+        gap.unresolved_samples.insert(0, f"{tag(done.gone[0].id)} ({why})")
+    return gap, tuple(map(tag, done.conflicts))
 
 
-async def _carry(work: Work, found: Sequence[Difference], cutover: Cutover, conflicts: dict[PointId, str]) -> int:
-    """Carry back what may be; how many points that were."""
-    if not found:
-        return 0
-    ids = [d.id for d in found]
-    sources = await work.source.points.versions(work.source_collection.name, ids)
-    targets = await work.target.points.versions(work.migration.target.collection, ids)
-    back: list[Difference] = []
-    for difference in found:
-        fate = fate_back(
-            difference.kind,
-            sources.get(difference.id),
-            targets.get(difference.id),
-            cutover,
-            ours=cutover.carried.get(tag(difference.id)),
-            is_filling=work.migration.is_filling,
+class _Pass:
+    """What one pass carried back, and what it left."""
+
+    def __init__(self, work: Work) -> None:
+        self._work = work
+        self._source = work.migration.source.collection
+        self.carried = 0
+        self.conflicts: dict[PointId, str] = {}
+        self.gone: list[Point] = []
+        """Deleted through the alias, as the source holds them; one more than may be deleted at most."""
+        self.kept = 0
+        self.most_deletes = most_deletes(work.source_collection.points)
+
+    @property
+    def _cutover(self) -> Cutover:
+        assert self._work.migration.cutover is not None
+        return self._work.migration.cutover
+
+    async def carry(self, found: Sequence[Difference]) -> None:
+        """Write what is to go back of a page of differences, but for the deletes."""
+        if not found:
+            return
+        work, ids = self._work, [d.id for d in found]
+        sources = await work.source.points.versions(self._source, ids)
+        targets = await work.target.points.versions(work.migration.target.collection, ids)
+        back: list[Difference] = []
+        for difference in found:
+            fate = fate_back(
+                difference.kind,
+                sources.get(difference.id),
+                targets.get(difference.id),
+                self._cutover,
+                ours=self._cutover.carried.get(tag(difference.id)),
+                returned=self._cutover.returned_to.get(tag(difference.id)),
+                is_filling=work.migration.is_filling,
+            )
+            if fate == "back" and difference.kind is Kind.MISSING and difference.source is not None:
+                self._note_gone(difference.source)
+            elif fate == "back":
+                back.append(difference)
+            elif fate == "conflict":
+                self.conflicts[difference.id] = difference.why
+        written, failed = await _as_source(work, back)
+        self.conflicts |= failed
+        # Embedding takes a while: what the source got meanwhile is for the next pass to judge.
+        latest = await work.source.points.versions(self._source, [point.id for point, _ in written])
+        still = [(point, seen) for point, seen in written if latest.get(point.id) == sources.get(point.id)]
+        await self._write(
+            [point for point, seen in still if seen is None], [(p, seen.payload) for p, seen in still if seen is not None], targets
         )
-        if fate == "back":
-            back.append(difference)
-        elif fate == "conflict":
-            conflicts[difference.id] = difference.why
-    name = work.migration.source.collection
-    written, failed = await _as_source(work, back)
-    conflicts |= failed
-    new = [point for point, seen in written if seen is None]
-    changed = [(point, seen.payload) for point, seen in written if seen is not None]
-    gone = [d.source for d in back if d.kind is Kind.MISSING and d.source is not None]
-    for start in range(0, len(new), WRITTEN_AT_ONCE):
-        work.check()
-        await work.source.points.insert(name, new[start : start + WRITTEN_AT_ONCE])
-    for start in range(0, len(changed), WRITTEN_AT_ONCE):
-        work.check()
-        await work.source.points.replace_all(name, changed[start : start + WRITTEN_AT_ONCE], whole=True)
-    for start in range(0, len(gone), WRITTEN_AT_ONCE):
-        work.check()
-        await work.source.points.delete_all_if(name, gone[start : start + WRITTEN_AT_ONCE])
-    return len(written) + len(gone)
+
+    def _note_gone(self, point: Point) -> None:
+        if len(self.gone) <= self.most_deletes:
+            self.gone.append(point)
+        else:
+            self.kept += 1
+
+    async def _write(self, new: list[Point], changed: list[tuple[Point, Payload]], targets: dict[PointId, int]) -> None:
+        """Insert and overwrite, and remember the numbers, whatever happens to the rest."""
+        points, numbers = self._work.source.points, dict[PointId, int | None]()
+        try:
+            for start in range(0, len(new), WRITTEN_AT_ONCE):
+                self._work.check()
+                some = new[start : start + WRITTEN_AT_ONCE]
+                numbers |= dict.fromkeys((p.id for p in some), await points.insert(self._source, some))
+            for start in range(0, len(changed), WRITTEN_AT_ONCE):
+                self._work.check()
+                numbers |= await points.replace_all(self._source, changed[start : start + WRITTEN_AT_ONCE], whole=True)
+        finally:
+            noted = {tag(i): (number, targets.get(i, 0)) for i, number in numbers.items() if number is not None}
+            if noted:
+                await keep_in_cutover(self._work, returned_to=dict(list({**self._cutover.returned_to, **noted}.items())[-MOST_CARRIED:]))
+        self.carried += len(numbers)
+
+    async def delete(self) -> None:
+        """Delete in the source what was deleted through the alias, unless that is so much that it looks like a mistake."""
+        if len(self.gone) > self.most_deletes:
+            self.kept += len(self.gone)
+            return
+        for start in range(0, len(self.gone), WRITTEN_AT_ONCE):
+            self._work.check()
+            await self._work.source.points.delete_all_if(self._source, self.gone[start : start + WRITTEN_AT_ONCE])
+        self.carried += len(self.gone)
 
 
 async def _as_source(work: Work, back: Sequence[Difference]) -> tuple[list[tuple[Point, Point | None]], dict[PointId, str]]:

@@ -43,8 +43,17 @@ async def close_the_lag(work: Work, *, is_fenced: bool) -> int | None:
         lag, _ = await catch_up_pass(work)
         took_s = anyio.current_time() - began
         found.append(lag.missing + lag.extra + lag.changed)
-        if is_caught_up(found, work.source_collection.points, took_s, most_s=most_s):
-            return await _close_behind_fence(work) if is_fenced else mark
+        if not is_caught_up(found, work.source_collection.points, took_s, most_s=most_s):
+            continue
+        if not is_fenced:
+            return mark
+        if took_s <= most_s:
+            return await _close_behind_fence(work)
+    if is_fenced and is_caught_up(found, work.source_collection.points, took_s):
+        raise Refused(
+            f"Nothing was changed: a pass over both collections takes {took_s:.0f} s, and writers are to be kept waiting for {MOST_FENCE_S:.0f} s at most. Call "
+            "swap_alias with fence=false: nobody waits, and late writes are carried over by their numbers."
+        )
     raise Refused(
         f"Cannot swap: the lag does not shrink; the last passes found {', '.join(map(str, found))} differences, the last one within {took_s:.0f} s "
         f"(about {found[-1] / took_s:.0f} writes a second). Slow the writers down, or use writes='dual_write'."

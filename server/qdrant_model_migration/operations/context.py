@@ -66,6 +66,11 @@ class OperationContext:
         return self
 
     @property
+    def starts_drivers(self) -> bool:
+        """Whether `ensure_driver` starts one; a worker's own context starts none."""
+        return self.ensure_driver is not _nobody
+
+    @property
     def background(self) -> TaskGroup:
         """Tasks that outlive a call, in this process. A task must not raise: it would end the whole server."""
         assert self._background is not None

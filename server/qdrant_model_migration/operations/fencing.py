@@ -6,9 +6,9 @@ import logging
 
 import anyio
 
-from qdrant_model_migration.domain.fence import Fence, is_lifted, lifted, raised, strict_mode_of
+from qdrant_model_migration.domain.fence import Fence, is_lifted, is_raised, lifted, raised, strict_mode_of
 from qdrant_model_migration.domain.recipe import Endpoint
-from qdrant_model_migration.errors import AccessDenied, NotFound, RateLimited, Refused
+from qdrant_model_migration.errors import AccessDenied, ConnectionFailed, NotFound, RateLimited, Refused
 from qdrant_model_migration.operations.context import now
 from qdrant_model_migration.operations.work import Work
 
@@ -34,6 +34,11 @@ async def raise_fence(work: Work, place: Endpoint) -> int | None:
     before = strict_mode_of(await gateway.describe(place.collection))
     held = work.migration.fence
     if held is None or held.place != place:
+        if is_raised(before):
+            raise Refused(
+                f"Nothing was changed: the write rate of {place.collection!r} is limited to one a minute already, as another swap does for its seconds. Try again "
+                "when that is over; where it stays, somebody has to set its strict mode."
+            )
         await work.change(lambda m: m.model_copy(update={"fence": Fence(place=place, before=before, at=now())}))
     work.stand_by()
     try:
@@ -89,18 +94,30 @@ async def lift_fence(work: Work) -> None:
     if fence is None:
         return
     work.check()
-    with anyio.CancelScope(shield=True), anyio.fail_after(LIFT_S):
-        gateway = await work.context.gateway(fence.place.connection)
+    with anyio.CancelScope(shield=True):
         try:
-            await gateway.update(fence.place.collection, {"strict_mode": lifted(fence.before)})
-            found = strict_mode_of(await gateway.describe(fence.place.collection))
-        except (NotFound, AccessDenied):
-            # There is no such collection any more, or none of our limits got there.
-            found = lifted(fence.before)
-        told = f"writes to {fence.place.collection} go on"
-        if not is_lifted(found, fence.before):
-            # Whoever set another one since means it; no swap fails for that.
-            told = f"{told}; its strict mode is not as before the fence, somebody set {found} since"
-            LOG.warning("%s", told)
+            with anyio.fail_after(LIFT_S):
+                told = await _restore(work, fence)
+        except TimeoutError:
+            # One that passes: a swap whose aliases moved is not to be told as failed for that.
+            raise ConnectionFailed(
+                f"Qdrant did not take the write rate of {fence.place.collection!r} back within {LIFT_S:.0f} s."
+            ) from None
         await work.change(lambda m: m.model_copy(update={"fence": None}))
         await work.record("fence_lifted", told)
+
+
+async def _restore(work: Work, fence: Fence) -> str:
+    gateway = await work.context.gateway(fence.place.connection)
+    try:
+        await gateway.update(fence.place.collection, {"strict_mode": lifted(fence.before)})
+        found = strict_mode_of(await gateway.describe(fence.place.collection))
+    except (NotFound, AccessDenied):
+        # There is no such collection any more, or none of our limits got there.
+        found = lifted(fence.before)
+    told = f"writes to {fence.place.collection} go on"
+    if not is_lifted(found, fence.before):
+        # Whoever set another one since means it; no swap fails for that.
+        told = f"{told}; its strict mode is not as before the fence, somebody set {found} since"
+        LOG.warning("%s", told)
+    return told

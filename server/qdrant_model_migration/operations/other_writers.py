@@ -40,7 +40,7 @@ async def others(work: Work, target: Collection) -> Others | None:
     if work.target.connection.is_embedded or not has_numbers(target):
         return None
     mark = None if work.context.settings.is_read_only else await work.target.points.watermark(target.name)
-    if mark is not None and mark < work.own.looked_at:
+    if mark is not None and mark < work.own.last:
         work.own.distrust()
     found = Others(ids=[], mark=mark)
     async for page in _ids(work, target):

@@ -33,6 +33,9 @@ async def status(
     if migration_id is None and (none := await _nothing_open(context, connection)) is not None:
         return none
     ledger, migration = await find_migration(context, migration_id, connection)
+    if migration.fence is not None and context.starts_drivers and not context.settings.is_read_only:
+        # Writers wait: should nobody drive any more, somebody must let them in again.
+        await context.ensure_driver(migration)
     first = current = await read_status(context, ledger, migration)
     with anyio.move_on_after(min(wait_seconds, MOST_WAIT_S - 3)):
         while _standing(current) == _standing(first) and _is_moving(current, ledger.now()):

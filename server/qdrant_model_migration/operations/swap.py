@@ -13,6 +13,7 @@ from qdrant_model_migration.domain.cutover import (
     breaks_of,
     check_gates,
     comparison_line,
+    given_up,
     is_fence_of_use,
     moves_across,
     moves_back,
@@ -23,7 +24,7 @@ from qdrant_model_migration.domain.cutover import (
     reversed_moves,
     shown,
 )
-from qdrant_model_migration.domain.fence import fence_told, why_unfenced
+from qdrant_model_migration.domain.fence import MOST_FENCE_S, fence_told, why_unfenced
 from qdrant_model_migration.domain.migration import Migration
 from qdrant_model_migration.domain.points import tag
 from qdrant_model_migration.domain.recipe import Cutover, Moved
@@ -37,7 +38,7 @@ from qdrant_model_migration.operations.diff import differences, expectation
 from qdrant_model_migration.operations.fencing import check_fence_age, lift_fence, raise_fence
 from qdrant_model_migration.operations.plans import issue_plan, redeem
 from qdrant_model_migration.operations.speed import check_speed
-from qdrant_model_migration.operations.sweep import MOST_CARRIED, forget_own_numbers, has_numbers, sweep_until_quiet
+from qdrant_model_migration.operations.sweep import MOST_CARRIED, forget_own_numbers, has_numbers, keep_in_cutover, sweep_until_quiet
 from qdrant_model_migration.operations.work import Work, open_work, read_only_check
 from qdrant_model_migration.qdrant.ledger import Ledger
 from qdrant_model_migration.results import SwapOutcome, SwapPlan, WriteGap
@@ -195,6 +196,9 @@ async def swap(work: Work, *, direction: Direction, alias: str | None, code: str
         return await _swept(work, code, carries_deletes=False)
     try:
         moves = await _interrupted(work, direction) if work.migration.intent == "swapping" else None
+        if moves is not None and direction == "back":
+            # The fence was down meanwhile: the app may have written to the target.
+            await keep_in_cutover(work, have_writers_waited=False)
         moves = moves or await _prepared(work, direction, alias, code)
         await _move(work, moves)
     finally:
@@ -210,9 +214,17 @@ async def swap(work: Work, *, direction: Direction, alias: str | None, code: str
     outcome = SwapOutcome(alias=moves[0].alias, previous=moves[0].previous, current=moves[0].current, write_gap=gap)
     # What the swap forward answered is no longer so.
     update = {"outcomes": {code: outcome.model_dump(mode="json")}, "intent": None}
-    await work.change(lambda m: m.model_copy(update={**update, "phase": m.after("rolled_back")}))
+    await work.change(lambda m: m.model_copy(update={**update, "phase": m.after("rolled_back"), "cutover": _settled_back(m)}))
     await work.record("rolled_back", moved)
     return outcome
+
+
+def _settled_back(migration: Migration) -> Cutover | None:
+    """With the aliases moved back, what the target got up to the fence is carried back or listed: from now on it is nobody's newer write."""
+    cutover = migration.cutover
+    if cutover is None or cutover.settled_at is None:
+        return cutover
+    return cutover.model_copy(update={"target_watermark": cutover.settled_at, "settled_at": None})
 
 
 def _settled(migration: Migration, code: str, outcome: SwapOutcome) -> Migration:
@@ -267,7 +279,13 @@ async def _prepared(work: Work, direction: Direction, alias: str | None, code: s
         cutover = Cutover(moves=facts.moves, at=now(), source_watermark=mark, target_watermark=target_mark, carried=carried)
 
     def intend(migration: Migration) -> Migration:
-        return migration.model_copy(update={"intent": "swapping", "cutover": cutover, "accepted": facts.overrides})
+        # Refuses where the phase was changed meanwhile, before an alias moves.
+        migration.after("swapped" if direction == "forward" else "rolled_back")
+        recorded = cutover
+        if direction == "back" and cutover is not None and migration.cutover is not None:
+            # The passes noted their own writes there.
+            recorded = cutover.model_copy(update={"returned_to": migration.cutover.returned_to})
+        return migration.model_copy(update={"intent": "swapping", "cutover": recorded, "accepted": facts.overrides})
 
     await work.change(intend)
     return facts.moves
@@ -296,19 +314,39 @@ async def _returned(work: Work, *, is_fenced: bool) -> Cutover | None:
     cutover = work.migration.cutover
     if cutover is None or await why_not(work.context, work.migration) is not None:
         return cutover
-    mark = await raise_fence(work, work.migration.target) if is_fenced else None
+    mark: int | None = None
     gap, conflicts, total = WriteGap(), tuple[str, ...](), 0
-    for _ in range(MOST_RETURNS):
-        gap, conflicts = await carry_back(work)
-        total += gap.carried_over
-        if gap.carried_over == 0:
-            break
+
+    async def passes(most_s: float) -> bool:
+        """Until one finds nothing to carry, or takes so little time that writers may wait for the next."""
+        nonlocal gap, conflicts, total
+        for _ in range(MOST_RETURNS):
+            began = anyio.current_time()
+            gap, conflicts = await carry_back(work)
+            total += gap.carried_over
+            if gap.carried_over == 0 or anyio.current_time() - began <= most_s:
+                return anyio.current_time() - began <= most_s or not is_fenced
+        return False
+
+    if not await passes(MOST_FENCE_S / 2) and is_fenced:
+        raise Refused(
+            f"Nothing was moved: a look at both collections takes longer than writers may be kept waiting ({MOST_FENCE_S:.0f} s). What was written to "
+            f"{work.migration.target.collection!r} so far is carried back; call swap_alias with fence=false, so that nobody waits."
+        )
+    if is_fenced:
+        mark = await raise_fence(work, work.migration.target)
+        with anyio.move_on_after(MOST_FENCE_S) as waiting:
+            await passes(0.0)
+        if waiting.cancelled_caught or gap.carried_over:
+            raise Refused(
+                f"Nothing was moved: within {MOST_FENCE_S:.0f} s of no writes {work.migration.source.collection!r} did not come to equal the target. Writers go "
+                "on. Try when the machine is less busy, or call swap_alias with fence=false."
+            )
     gap = gap.model_copy(update={"carried_over": total})
-    update: dict[str, object] = {"returned": gap, "have_writers_waited": is_fenced}
-    if is_fenced and len(conflicts) <= MOST_CARRIED:
-        # But for the conflicts both sides are equal at this moment: whatever is written from now on is newer than what the target got.
-        update |= {"source_watermark": await work.source_mark(), "target_watermark": mark, "carried": {}, "conflicts": conflicts}
-    return cutover.model_copy(update=update)
+    cutover = work.migration.cutover or cutover
+    update: dict[str, object] = {"returned": gap, "have_writers_waited": is_fenced, "conflicts": conflicts}
+    is_settled = is_fenced and len(conflicts) <= MOST_CARRIED
+    return cutover.model_copy(update={**update, "settled_at": mark if is_settled else None})
 
 
 async def _after_the_return(work: Work) -> WriteGap:
@@ -353,12 +391,12 @@ async def _interrupted(work: Work, direction: Direction) -> tuple[Moved, ...] | 
     moves = cutover.moves if direction == "forward" else reversed_moves(work.migration)
     aliases = await work.target.aliases()
     if any(aliases.get(m.alias) not in (m.previous, m.current) for m in moves):
-        await work.change(lambda m: m.model_copy(update={"intent": None}))
+        await work.change(given_up)
         raise Refused(
             "The swap was interrupted, and somebody moved an alias since. Nothing more was changed; look at the aliases and plan again."
         )
     if all(aliases.get(m.alias) == m.previous for m in moves):
-        await work.change(lambda m: m.model_copy(update={"intent": None}))
+        await work.change(given_up)
         return None
     return moves
 
@@ -389,5 +427,5 @@ async def _move(work: Work, moves: tuple[Moved, ...]) -> None:
             if aliases.get(moved.alias) != moved.current:
                 continue
             await _point(work, moved.alias, moved.previous)
-        await work.change(lambda m: m.model_copy(update={"intent": None}))
+        await work.change(given_up)
         raise type(error)(f"The swap failed and the aliases are as before: {error}") from None

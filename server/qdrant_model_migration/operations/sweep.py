@@ -82,14 +82,14 @@ async def sweep(work: Work, *, carries_deletes: bool, mark: int | None = None) -
             pending = []
     await _decide(work, pending, gap, target, is_numbered=is_numbered, carries_deletes=carries_deletes)
     if mark is not None:
-        await _keep(work, source_swept=mark)
+        await keep_in_cutover(work, source_swept=mark)
     return gap, notes
 
 
 async def mark_quiet(work: Work) -> int | None:
     """Take the source's mark and record it: nothing with a higher number has been looked at yet."""
     mark = await work.source_mark()
-    await _keep(work, source_seen=mark)
+    await keep_in_cutover(work, source_seen=mark)
     return mark
 
 
@@ -105,11 +105,11 @@ async def carry_what_was_written(work: Work) -> WriteGap | None:
         return None
     if cutover.source_seen is not None and mark <= cutover.source_seen + 1:
         # The mark was an operation itself, and must not be taken for a write later.
-        await _keep(work, source_seen=mark)
+        await keep_in_cutover(work, source_seen=mark)
         return None
     gap, _ = await sweep(work, carries_deletes=False, mark=mark)
     # The mark from before the sweep: what was written during it is due for the next.
-    await _keep(work, source_seen=mark, source_changed_at=now())
+    await keep_in_cutover(work, source_seen=mark, source_changed_at=now())
     return gap
 
 
@@ -125,10 +125,12 @@ async def forget_own_numbers(work: Work) -> None:
     work.progress.stage = "looking for what was written to the target while it served"
     mark = await work.target.points.watermark(target.name)
     if not await written_since(work):
-        await _keep(work, target_watermark=mark)
+        await keep_in_cutover(work, target_watermark=mark)
 
 
-async def _keep(work: Work, **fields: object) -> None:
+async def keep_in_cutover(work: Work, **fields: object) -> None:
+    """Change fields of the recorded cutover."""
+
     def keep(migration: Migration) -> Migration:
         assert migration.cutover is not None
         return migration.model_copy(update={"cutover": migration.cutover.model_copy(update=fields)})
@@ -155,7 +157,9 @@ async def written_since(work: Work) -> list[str]:
         targets = await work.target.points.versions(target.name, ids) if is_numbered else {}
         for difference in pending:
             ours = cutover.carried.get(tag(difference.id))
-            fate = fate_of(difference.kind, sources.get(difference.id), targets.get(difference.id), cutover, ours)
+            fate = fate_of(
+                difference.kind, sources.get(difference.id), targets.get(difference.id), cutover, ours, _returned(cutover, difference)
+            )
             if fate != "carry" or not is_numbered or tag(difference.id) in cutover.conflicts:
                 found.append(f"{tag(difference.id)} ({difference.why})")
         pending.clear()
@@ -197,6 +201,11 @@ def _is_numbered(collection: Collection) -> bool:
     return params.get("shard_number") == 1 and params.get("sharding_method") != "custom" and collection.peers == 1
 
 
+def _returned(cutover: Cutover, difference: Difference) -> int | None:
+    found = cutover.returned_to.get(tag(difference.id))
+    return found[0] if found is not None else None
+
+
 async def _decide(
     work: Work, found: list[Difference], gap: WriteGap, target: Collection, *, is_numbered: bool, carries_deletes: bool
 ) -> None:
@@ -210,7 +219,11 @@ async def _decide(
     carried: list[Difference] = []
     for difference in found:
         ours = cutover.carried.get(tag(difference.id))
-        fate = fate_of(difference.kind, sources.get(difference.id), targets.get(difference.id), cutover, ours)
+        fate = fate_of(
+            difference.kind, sources.get(difference.id), targets.get(difference.id), cutover, ours, _returned(cutover, difference)
+        )
+        if tag(difference.id) in cutover.conflicts:
+            fate = "unresolved"
         if fate in ("superseded", "keep") and work.migration.is_filling and difference.kind is Kind.CHANGED:
             # Filling the new field numbers a point anew as an app's write does: which of them it was cannot be told.
             fate = "unresolved" if (sources.get(difference.id) or 0) > (cutover.source_watermark or 0) else fate
@@ -245,13 +258,14 @@ async def _decide(
 
 
 def fate_of(
-    kind: Kind, source: int | None, target: int | None, cutover: Cutover, ours: tuple[int, int] | None = None
+    kind: Kind, source: int | None, target: int | None, cutover: Cutover, ours: tuple[int, int] | None = None, returned: int | None = None
 ) -> Literal["carry", "keep", "superseded", "unresolved"]:
     """What becomes of a difference seen after the swap; `source` and `target` number the last operation on each side's point, where known.
 
     A write on the target after its watermark came through the alias: it wins. Otherwise the target's point is as it was before the swap,
     and the source's state is what it should be. A point that only the source has is a late write when its number says so, else it was
-    deleted through the alias. `ours` are the numbers on both sides when this tool itself wrote the target's point.
+    deleted through the alias. `ours` are the numbers on both sides when this tool itself wrote the target's point, `returned` is the number
+    of its own write to the source's point, for a rollback that was given up.
     """
     source_mark, target_mark = cutover.source_watermark, cutover.target_watermark
     if source_mark is None or target_mark is None:
@@ -261,7 +275,7 @@ def fate_of(
             return "unresolved"
         # What we had written, or an earlier sweep looked at, and is gone was deleted through the alias, unless the source got it anew.
         looked_at = max(source_mark, cutover.source_swept or 0, ours[1] if ours is not None else 0)
-        return "carry" if source > looked_at else "keep"
+        return "carry" if source > looked_at and source != returned else "keep"
     if target is None:
         return "unresolved"
     if target > target_mark and not (ours is not None and target == ours[0]):

@@ -11,6 +11,7 @@ from functools import partial
 import anyio
 
 from qdrant_model_migration.domain.catch_up import has_converged
+from qdrant_model_migration.domain.cutover import given_up
 from qdrant_model_migration.domain.migration import Migration
 from qdrant_model_migration.domain.pacing import Rate, eta_seconds
 from qdrant_model_migration.domain.phases import Phase
@@ -26,7 +27,7 @@ from qdrant_model_migration.qdrant.probe import prove_fill, prove_guard
 from qdrant_model_migration.results import Lag, Progress
 from qdrant_model_migration.worker.late_writes import LateWrites, Step
 from qdrant_model_migration.worker.lease import HeldLease, take_lease
-from qdrant_model_migration.worker.operations import carry_out, chosen
+from qdrant_model_migration.worker.operations import carry_out, chosen, has_moved_nothing, unfinished_swap
 from qdrant_model_migration.worker.pipeline import Pipeline
 from qdrant_model_migration.worker.stages import fill, requantize
 
@@ -270,6 +271,13 @@ class Driver:
             await carry_out(work, operation)
             return "worked"
         work.migration = await work.ledger.migration(self._id)
+        if work.migration.intent == "swapping":
+            # Whatever ended its operation: once an alias has moved, nothing may be carried over as before.
+            if await has_moved_nothing(work):
+                await work.change(given_up)
+            else:
+                await carry_out(work, await unfinished_swap(work))
+            return "worked"
         # Of a driver that died while writers waited.
         await lift_fence(work)
         work.pace = await work.ledger.pace(self._id)

@@ -10,6 +10,7 @@ import anyio
 from pydantic import BaseModel
 
 from qdrant_model_migration.domain.collection import fields_of
+from qdrant_model_migration.domain.cutover import given_up
 from qdrant_model_migration.domain.migration import Migration
 from qdrant_model_migration.domain.phases import Phase
 from qdrant_model_migration.domain.records import Operation
@@ -89,11 +90,11 @@ async def chosen(work: Work, pending: list[Operation]) -> Operation:
     """The operation to carry out now. Of several agreed changes (swap, finish) the person's last word counts, unless one has begun to move."""
     work.migration = await work.ledger.migration(work.id)
     agreed = [o for o in pending if o.kind in ("swap", "finish")]
-    if len(agreed) < 2 or (work.migration.intent is not None and not await _has_moved_nothing(work)):
+    if len(agreed) < 2 or (work.migration.intent is not None and not await has_moved_nothing(work)):
         return pending[0]
     *earlier, last = agreed
     if work.migration.intent is not None:
-        await work.change(lambda m: m.model_copy(update={"intent": None}))
+        await work.change(given_up if work.migration.intent == "swapping" else lambda m: m.model_copy(update={"intent": None}))
     for old in earlier:
         ended = {
             "state": "failed",
@@ -105,7 +106,27 @@ async def chosen(work: Work, pending: list[Operation]) -> Operation:
     return next((o for o in pending if o not in earlier), last)
 
 
-async def _has_moved_nothing(work: Work) -> bool:
+MOST_RESUMED = 5
+
+
+async def unfinished_swap(work: Work) -> Operation:
+    """The swap whose operation ended although its intent is still recorded.
+
+    Raises:
+        MigrationError: it ended so again and again.
+    """
+    swaps = [o for o in await work.ledger.operations(work.id) if o.kind == "swap" and o.state == "failed"]
+    last = max(swaps, key=lambda o: o.finished_at or "", default=None)
+    if last is None or last.attempts > MOST_RESUMED:
+        raise MigrationError(
+            f"A swap of migration {work.id} was interrupted and cannot be completed"
+            + (f": {last.error}" if last is not None else "")
+            + " Look where the aliases point; nothing is copied or deleted meanwhile."
+        )
+    return last
+
+
+async def has_moved_nothing(work: Work) -> bool:
     """Whether a swap or rollback that died had not moved any alias yet; the phase tells which of them it was."""
     cutover = work.migration.cutover
     if work.migration.intent != "swapping" or cutover is None:

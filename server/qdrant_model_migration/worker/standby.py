@@ -6,7 +6,7 @@ import logging
 
 import anyio
 
-from qdrant_model_migration.errors import LeaseLost
+from qdrant_model_migration.errors import ConnectionFailed, LeaseLost
 from qdrant_model_migration.operations.context import OperationContext
 from qdrant_model_migration.worker.driver import Driver
 
@@ -21,10 +21,15 @@ async def drive_when_needed(context: OperationContext, driver: Driver, migration
         MigrationError: as `Driver.run`.
     """
     ledger = await context.ledger(connection)
-    while (await ledger.migration(migration_id)).fence is not None:
+    while True:
         try:
+            if (await ledger.migration(migration_id)).fence is None:
+                return
             await driver.run()
         except LeaseLost as error:
             # It lives, and lifts the fence itself.
             LOG.debug("%s", error)
+        except ConnectionFailed as error:
+            # Who stands by must not leave because of an outage.
+            LOG.warning("%s", error)
         await anyio.sleep(POLL_S)
