@@ -40,7 +40,10 @@ def rows(text: str) -> list[tuple[str, list[str]]]:
 
 def problems(text: str) -> list[str]:
     """What is wrong with the page."""
-    found = [f"no section {name!r}" for name in SECTIONS if f"\n## {name}\n" not in text]
+    sections = [line[3:].strip() for line in text.splitlines() if line.startswith("## ")]
+    filled = {section for section, _ in rows(text)}
+    found = [f"no section {name!r}" for name in SECTIONS if name not in sections]
+    found += [f"{name}: no rows" for name in sections if name not in filled]
     for section, cells in rows(text):
         where = f"{section}: {cells[0][:60]}"
         if len(cells) != COLUMNS or not all(cells):
@@ -59,6 +62,16 @@ def test_every_guarantee_names_tests_that_exist() -> None:
     text = PAGE.read_text(encoding="utf-8")
     assert problems(text) == []
     assert len([1 for section, _ in rows(text) if section == "Faults"]) > 20
+
+
+@pytest.mark.parametrize("section", [*SECTIONS, "A section of its own"])
+def test_a_section_without_rows_is_found(section: str) -> None:
+    """A head of a table alone promises nothing."""
+    head = "| what happens | what is guaranteed | shown by |\n| --- | --- | --- |\n"
+    row = "| a | b | `tests/architecture/test_guarantees.py::test_every_guarantee_names_tests_that_exist` |\n"
+    names = dict.fromkeys([*SECTIONS, section])
+    assert problems("\n" + "\n".join(f"## {name}\n\n{head}{row}" for name in names)) == []
+    assert problems("\n" + "\n".join(f"## {name}\n\n{head}{row if name != section else ''}" for name in names)) == [f"{section}: no rows"]
 
 
 @pytest.mark.parametrize(

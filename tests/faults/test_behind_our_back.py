@@ -28,7 +28,8 @@ def point_alias(at: Scene, alias: str, collection: str) -> None:
 
 
 async def half_filled(at: Scene) -> None:
-    await at.start(points_per_second=200)
+    """So slowly that what is done next comes long before the end."""
+    await at.start(points_per_second=50)
     await at.until_written(100)
 
 
@@ -45,7 +46,7 @@ async def test_a_ledger_deleted_in_mid_backfill_is_named_by_the_worker_and_by_ev
             with pytest.raises(NotFound, match=said):
                 await call()
         (worker,) = at._started()
-        assert await anyio.to_thread.run_sync(lambda: worker.wait(20)) == 1
+        assert await anyio.to_thread.run_sync(lambda: worker.wait(60)) == 1
         assert "The migration cannot be worked any more: the ledger" in at.log
         assert len(at.source.points()) == 1000
         assert f"{name}-ledger" not in [c["name"] for c in rest(f"{at.server.url}/collections")["result"]["collections"]]

@@ -22,7 +22,7 @@ async def test_a_worker_whose_clock_is_hours_off_goes_all_the_way_and_is_seen_to
     server_1_17: QdrantServer, name: str, home: Path, monkeypatch: pytest.MonkeyPatch, off_s: int
 ) -> None:
     """A verification is neither too old nor fresh for ever, a plan neither void nor endless, and a driver that beats is no dead one."""
-    async with scene(server_1_17, name, home, monkeypatch, points=400) as at:
+    async with scene(server_1_17, name, home, monkeypatch, points=400, lease_s=30.0) as at:
         with App(at.source, seed=3, per_second=20, ids=at.ids) as app:
             await at.start_elsewhere()
             worker = at.worker(clock_off_s=off_s)

@@ -302,7 +302,7 @@ def test_a_wrong_http_token_is_not_repeated(tmp_path: Path) -> None:
         assert process.stderr is not None
         told = process.stderr.readline()
         port = int(told.split(":")[-1].split("/")[0])
-        with socket.create_connection(("127.0.0.1", port), timeout=20) as raw:
+        with socket.create_connection(("127.0.0.1", port), timeout=60) as raw:
             raw.sendall(
                 f"POST /mcp HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nAuthorization: Bearer {USERINFO}\r\nContent-Length: 0\r\n\r\n".encode()
             )
@@ -311,6 +311,6 @@ def test_a_wrong_http_token_is_not_repeated(tmp_path: Path) -> None:
         assert shown_in([answer, told, *command_lines()]) == []
     finally:
         process.terminate()
-        out, err = process.communicate(timeout=20)
+        out, err = process.communicate(timeout=60)
     assert shown_in([out, err]) == []
     assert os.environ.get("QDRANT_MIGRATION_HTTP_TOKEN") is None

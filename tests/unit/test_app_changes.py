@@ -62,6 +62,15 @@ def test_what_becomes_of_a_writer_that_was_not_changed_is_told() -> None:
     assert "goes on with the old model" not in told(8, writes="frozen")
 
 
+def test_who_goes_on_writing_is_told_how_long_a_swap_may_refuse_it_and_what_to_do() -> None:
+    """A writer that gives up at the first 429 loses that write."""
+    beside = (Recipe(field="new", kind="embed", source_field=""), Recipe(field="", kind="copy", source_field=""))
+    for live in (told(8, writes="live"), told(8, writes="live", recipes=beside, dense_field="")):
+        assert "at most a minute (should the worker die meanwhile, until another has taken over)" in live
+        assert "try again until it takes them, a request of several points whole" in live
+    assert "429" not in told(8, writes="frozen")
+
+
 def test_what_cannot_be_detected_in_place_is_told() -> None:
     made = Recipe(field="new", kind="embed", source_field="", stage="fill")
     found = told(8, recipes=(made,), placement="in_place", target=Endpoint(collection="docs"), dense_field="")

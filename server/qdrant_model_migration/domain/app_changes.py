@@ -148,8 +148,8 @@ def _told_by(told: UpdatedAt) -> str:
 
 
 _WAITING = (
-    "For some seconds of the swap, at most 45, Qdrant answers their writes with 429: they must try again until it takes them (swap_alias with fence=false makes "
-    "nobody wait)."
+    "During the swap, usually for some seconds, at most a minute (should the worker die meanwhile, until another has taken over), Qdrant answers their writes with "
+    "429: they must try again until it takes them, a request of several points whole (swap_alias with fence=false makes nobody wait)."
 )
 
 
