@@ -240,7 +240,7 @@ def read_settings() -> Settings:
         models=_models(env.qdrant_migration_models),
         ledger=env.qdrant_migration_ledger,
         is_read_only=env.qdrant_migration_read_only,
-        allowed_collections=tuple(g.strip() for g in (env.qdrant_migration_allowed_collections or "").split(",") if g.strip()),
+        allowed_collections=_globs(env.qdrant_migration_allowed_collections),
         allowed_directories=_directories(env.qdrant_migration_allowed_directories),
         http_token=env.qdrant_migration_http_token,
         lease_s=env.qdrant_migration_lease_seconds,
@@ -379,6 +379,16 @@ def _check_base_url(where: str, url: str | None) -> None:
         urlsplit(url or "")
     except ValueError:
         raise SettingsError(f"{where}: base_url is not an address; it begins with http:// or https:// and names a host.") from None
+
+
+def _globs(text: str | None) -> tuple[str, ...]:
+    found = tuple(glob.strip() for glob in (text or "").split(",") if glob.strip())
+    if text is not None and not found:
+        # No glob would mean that every collection is allowed.
+        raise SettingsError(
+            "QDRANT_MIGRATION_ALLOWED_COLLECTIONS is set and names no collection. Name some, for example 'docs*,faq', or unset it to allow all."
+        )
+    return found
 
 
 def _directories(text: str | None) -> tuple[Path, ...]:
