@@ -294,6 +294,28 @@ def test_a_short_key_does_not_eat_the_words_of_answers(monkeypatch: pytest.Monke
     assert redacted("x 0123456789abcdef y 0123456789ab z") == "x *** y *** z"
 
 
+def test_a_key_is_known_by_its_name_in_any_case_and_a_name_of_a_field_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Settings are read in any case, so keys are hidden in any; what an app calls the key of a payload must not turn fields into asterisks."""
+    monkeypatch.setenv("qdrant_api_key", QDRANT_KEY)
+    monkeypatch.setenv("CONTENT_KEY", "page_content")
+    monkeypatch.setenv("OTHER_API_KEY", "onlylowerletters")
+    monkeypatch.setenv("SIGNING_KEY", "page_content_8")
+    assert redacted(f"{QDRANT_KEY} page_content onlylowerletters page_content_8") == "*** page_content *** ***"
+
+
+@pytest.mark.parametrize("password", ["p4ssw0rd", "elevenchars"])
+def test_a_password_that_is_too_short_to_be_hidden_is_refused(password: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = {"provider": "openai", "base_url": f"http://me:{password}@host/v1"}
+    monkeypatch.setenv("QDRANT_MIGRATION_MODELS", json.dumps({"away": entry}))
+    with pytest.raises(SettingsError, match="fewer than 12 characters") as caught:
+        read_settings()
+    assert password not in str(caught.value)
+    entry["base_url"] = f"http://me:{password}-{password}@host/v1"
+    monkeypatch.setenv("QDRANT_MIGRATION_MODELS", json.dumps({"away": entry}))
+    read_settings()
+    assert f"{password}-{password}" not in redacted(str(entry))
+
+
 def test_a_wrong_http_token_is_not_repeated(tmp_path: Path) -> None:
     """The server's own token and the one that was sent stay out of answers and of standard error."""
     started = parameters({**SECRETS, "QDRANT_PATH": str(tmp_path / "qdrant")}, "serve", "--http", "--port", "0")
