@@ -148,7 +148,8 @@ def _told_by(told: UpdatedAt) -> str:
 
 
 _WAITING = (
-    "For some seconds of the swap, at most 45, Qdrant answers their writes with 429: they must try again until it takes them (swap_alias with fence=false makes "
+    "For the last pass of the swap, usually some seconds and at most a minute, Qdrant answers their writes with 429: they must try again until it takes them. Should the "
+    "worker die meanwhile, that lasts until another has taken over, the lease time and half of it (swap_alias with fence=false makes "
     "nobody wait)."
 )
 
