@@ -285,6 +285,29 @@ def test_a_traceback_in_a_log_holds_no_key(monkeypatch: pytest.MonkeyPatch) -> N
     assert "RuntimeError: Bearer ***" in line
 
 
+@pytest.mark.parametrize("level", ["ERROR", "WARNING"])
+def test_what_nobody_foresaw_in_a_command_is_logged_without_keys(level: str, tmp_path: Path) -> None:
+    """The library that carries the call logs a crash with its trace; less than an error stays out of a command's output."""
+    crash = (
+        "import logging, sys\n"
+        "from qdrant_model_migration.cli import app\n"
+        "from qdrant_model_migration.qdrant.gateway import Gateway\n"
+        "async def crash(*_, **__):\n"
+        f"    logging.getLogger('mcp').log(logging.{level}, 'said {QDRANT_KEY}')\n"
+        f"    raise RuntimeError('header api-key: {QDRANT_KEY}')\n"
+        "Gateway.collections = crash\n"
+        "sys.argv = ['qdrant-model-migration', 'inspect']\n"
+        "app()\n"
+    )
+    started = parameters({**SECRETS, "QDRANT_PATH": str(tmp_path / "qdrant")})
+    command = [started.command, "-c", crash]
+    done = subprocess.run(command, env=started.env, capture_output=True, text=True, check=False, timeout=90, stdin=subprocess.DEVNULL)
+    assert done.returncode == 1, done.stderr
+    assert "RuntimeError: header api-key: ***" in done.stderr
+    assert ("said ***" in done.stderr) == (level == "ERROR")
+    assert shown_in([done.stdout, done.stderr]) == []
+
+
 def test_a_short_key_does_not_eat_the_words_of_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     """A weak key of a development server, such as 'qdrant', must not turn names into asterisks; one inside another is hidden whole."""
     monkeypatch.setenv("QDRANT_API_KEY", "qdrant")
