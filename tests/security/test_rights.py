@@ -118,6 +118,13 @@ async def test_a_migration_of_other_collections_is_out_of_reach(any_qdrant: Back
     assert state_of(any_qdrant, name) == before
 
 
+async def test_a_deleted_ledger_is_told_as_such_with_an_allow_list_too(any_qdrant: Backend, name: str) -> None:
+    async with inside({**any_qdrant.environment, "QDRANT_MIGRATION_ALLOWED_COLLECTIONS": f"{name}-open*"}) as host:
+        said = await host.refused("migration_status", migration_id="m-000000")
+    assert "does not exist" in said
+    assert "restore the ledger from a snapshot" in said
+
+
 async def test_the_ledger_is_no_source_no_target_and_no_alias(any_qdrant: Backend, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Before it exists and after; by its name and through an alias that somebody pointed to it."""
     await _seeded(any_qdrant, name, monkeypatch)
