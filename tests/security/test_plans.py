@@ -114,6 +114,30 @@ async def test_a_person_who_could_not_be_asked_did_not_agree(backend: Backend, n
         assert await _where(host, name) == name
 
 
+async def test_the_call_with_the_code_carries_out_and_plans_again_what_the_plan_was_made_for(
+    backend: Backend, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The choices of the first call need not be repeated: a plan for one alias does not become one for all, nor one without a fence one with it."""
+    await _prepared(backend, name, monkeypatch)
+    async with opened(backend, monkeypatch) as context:
+        await (await context.gateway()).point_alias(f"{name}-second", name)
+    async with hosted(backend.environment) as host:
+        me = await _verified(host, name, writes="live")
+        first = (await host.call("swap_alias", migration_id=me, alias=f"{name}-live", fence=False))["plan"]
+        assert (await host.whole("verify_target", migration_id=me))["is_complete"]
+        answer = await host.call("swap_alias", migration_id=me, plan=first["code"])
+        assert "has changed" in answer["refusal"]
+        again = answer["plan"]
+        assert [m["alias"] for m in again["moves"]] == [f"{name}-live"]
+        async with opened(backend, monkeypatch) as context:
+            held = await (await context.ledger()).plan(me, again["code"])
+        assert held is not None
+        assert held.arguments == {"direction": "forward", "alias": f"{name}-live", "fence": False}
+        swapped = await host.call("swap_alias", migration_id=me, plan=again["code"])
+        assert (swapped["phase"], swapped["alias"]) == ("cut_over", f"{name}-live"), swapped["summary"]
+        assert (await host.call("inspect_collection", collection=f"{name}-second"))["collection"]["name"] == name
+
+
 async def test_a_code_cannot_be_worked_out_before_the_plan_is_shown(backend: Backend, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same facts, shown again after the first plan expired, have another code: nothing but the answer tells it."""
     await _prepared(backend, name, monkeypatch)
