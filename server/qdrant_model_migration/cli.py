@@ -61,7 +61,7 @@ def log_to_stderr(level: int = logging.INFO) -> None:
     handler.setFormatter(RedactingFormatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
     logging.basicConfig(handlers=[handler], level=level, force=True)
     for noisy in ("httpx", "httpcore", "mcp", "stamina"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
+        logging.getLogger(noisy).setLevel(max(level, logging.WARNING))
 
 
 @contextmanager
@@ -213,7 +213,7 @@ def doctor(
 
     from qdrant_model_migration.doctor import diagnose, report
 
-    logging.basicConfig(stream=sys.stderr, level=logging.CRITICAL)
+    log_to_stderr(logging.CRITICAL)
     checks = anyio.run(diagnose, write, models, clean)
     typer.echo(report(checks, as_json=as_json))
     raise typer.Exit(1 if any(check.state == "fail" for check in checks) else 0)

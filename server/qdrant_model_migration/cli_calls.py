@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -53,7 +52,9 @@ class CallFailed(Exception):
 
 def run(call: Call) -> None:
     """Make the call, print the answer, and leave with the exit code that tells how it went."""
-    logging.basicConfig(stream=sys.stderr, level=logging.ERROR, format="%(levelname)s %(message)s")
+    from qdrant_model_migration.cli import log_to_stderr
+
+    log_to_stderr(logging.ERROR)
     logging.getLogger("qdrant_model_migration").setLevel(logging.CRITICAL)
     try:
         settings = read_settings()

@@ -240,7 +240,7 @@ def read_settings() -> Settings:
         models=_models(env.qdrant_migration_models),
         ledger=env.qdrant_migration_ledger,
         is_read_only=env.qdrant_migration_read_only,
-        allowed_collections=tuple(g.strip() for g in (env.qdrant_migration_allowed_collections or "").split(",") if g.strip()),
+        allowed_collections=_globs(env.qdrant_migration_allowed_collections),
         allowed_directories=_directories(env.qdrant_migration_allowed_directories),
         http_token=env.qdrant_migration_http_token,
         lease_s=env.qdrant_migration_lease_seconds,
@@ -257,7 +257,10 @@ def secret_from_variable(variable: str, used_by: str) -> SecretStr:
     return SecretStr(value)
 
 
-_HOLDS_A_SECRET = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD)$")
+_HOLDS_A_SECRET = re.compile(r"((API|ACCESS|PRIVATE|SECRET)_?KEY|TOKEN|SECRET|PASSWORD)$", re.IGNORECASE)
+_MAY_HOLD_ONE = re.compile(r"KEY$", re.IGNORECASE)
+_IDENTIFIER = re.compile(r"[a-z_]+")
+"""What is called a key and looks like this is one of a payload: CONTENT_KEY=page_content of LangChain, for example."""
 _NAMED = re.compile(r'"key_variable"\s*:\s*"([A-Za-z_][A-Za-z0-9_]*)"')
 _PASSWORD = re.compile(r"://[^\s/@:\"]{0,200}:([^\s/@\"]{1,200})@")
 _LEAST_SECRET_CHARS = 12
@@ -269,6 +272,7 @@ def known_secrets() -> tuple[str, ...]:
     settings = os.environ.get("QDRANT_MIGRATION_MODELS", "") + os.environ.get("QDRANT_MIGRATION_CONNECTIONS", "")
     named = set(_NAMED.findall(settings))
     found = {value.strip() for name, value in os.environ.items() if name in named or _HOLDS_A_SECRET.search(name)}
+    found |= {v.strip() for name, v in os.environ.items() if _MAY_HOLD_ONE.search(name) and not _IDENTIFIER.fullmatch(v.strip())}
     # The address of a private endpoint may hold a password.
     found |= {password for value in os.environ.values() for password in _PASSWORD.findall(value)}
     return tuple(sorted((value for value in found if len(value) >= _LEAST_SECRET_CHARS), key=len, reverse=True))
@@ -376,9 +380,24 @@ def _models(text: str | None) -> dict[str, ModelSettings]:
 
 def _check_base_url(where: str, url: str | None) -> None:
     try:
-        urlsplit(url or "")
+        password = urlsplit(url or "").password
     except ValueError:
         raise SettingsError(f"{where}: base_url is not an address; it begins with http:// or https:// and names a host.") from None
+    if password and len(password) < _LEAST_SECRET_CHARS:
+        raise SettingsError(
+            f"{where}: the password in base_url has fewer than {_LEAST_SECRET_CHARS} characters, and so short a one is not hidden in answers and logs. "
+            "Take a longer one, or name the variable that holds a key with 'key_variable'."
+        )
+
+
+def _globs(text: str | None) -> tuple[str, ...]:
+    found = tuple(glob.strip() for glob in (text or "").split(",") if glob.strip())
+    if text is not None and not found:
+        # No glob would mean that every collection is allowed.
+        raise SettingsError(
+            "QDRANT_MIGRATION_ALLOWED_COLLECTIONS is set and names no collection. Name some, for example 'docs*,faq', or unset it to allow all."
+        )
+    return found
 
 
 def _directories(text: str | None) -> tuple[Path, ...]:

@@ -45,6 +45,7 @@ class Fault(StrEnum):
     BROKEN = "500"
     DISK_FULL = "500, the disk is full"
     AWAY = "503"
+    FORBIDDEN = "403"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +91,7 @@ class _Answer:
 
 
 _NOT_FORWARDED = frozenset({b"connection", b"keep-alive", b"transfer-encoding", b"content-length", b"host"})
-_STATUS = {Fault.BUSY: 429, Fault.TOO_LARGE: 429, Fault.BROKEN: 500, Fault.DISK_FULL: 500, Fault.AWAY: 503}
+_STATUS = {Fault.BUSY: 429, Fault.TOO_LARGE: 429, Fault.BROKEN: 500, Fault.DISK_FULL: 500, Fault.AWAY: 503, Fault.FORBIDDEN: 403}
 _CODES = {
     Fault.RESET: grpc.StatusCode.UNAVAILABLE,
     Fault.LOST: grpc.StatusCode.UNAVAILABLE,
@@ -102,6 +103,7 @@ _CODES = {
     Fault.BROKEN: grpc.StatusCode.INTERNAL,
     Fault.DISK_FULL: grpc.StatusCode.INTERNAL,
     Fault.AWAY: grpc.StatusCode.UNAVAILABLE,
+    Fault.FORBIDDEN: grpc.StatusCode.PERMISSION_DENIED,
 }
 _SAID = {
     Fault.BUSY: "Rate limiting exceeded: Write rate limit exceeded, retry later",
@@ -109,6 +111,7 @@ _SAID = {
     Fault.BROKEN: "Service internal error: something broke",
     Fault.DISK_FULL: DISK_FULL,
     Fault.AWAY: "upstream connect error",
+    Fault.FORBIDDEN: "Forbidden: Global access is required",
 }
 
 

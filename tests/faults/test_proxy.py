@@ -24,6 +24,7 @@ REST_ERRORS = {
     Fault.BROKEN: UnexpectedResponse,
     Fault.DISK_FULL: UnexpectedResponse,
     Fault.AWAY: UnexpectedResponse,
+    Fault.FORBIDDEN: UnexpectedResponse,
 }
 CARRIED_OUT = {Fault.LOST, Fault.TORN, Fault.LATE, Fault.DELAY}
 

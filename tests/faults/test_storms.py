@@ -86,7 +86,7 @@ async def test_a_whole_migration_through_a_storm_of_faults_loses_nothing(
             migration = await at.migration()
             assert (migration.phase.value, migration.error, migration.intent) == ("cut_over", None, None)
     proxy.assert_struck()
-    assert set(proxy.struck) >= set(Fault) - {Fault.DISK_FULL}
+    assert set(proxy.struck) >= set(Fault) - {Fault.DISK_FULL, Fault.FORBIDDEN}
     assert too_large
     assert set(too_large.values()) == {1}, "a write that can never pass was sent again"
     assert app.failures == []

@@ -173,6 +173,37 @@ async def test_a_plan_is_used_once(any_qdrant: Backend, monkeypatch: pytest.Monk
         assert not await ledger.use_plan("m-2", "docs-1")
 
 
+async def test_a_plan_is_used_whoever_writes_it_meanwhile(any_qdrant: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wrong code is counted between the reading and the writing: carried out, the plan would stay open."""
+    async with ledger_of(any_qdrant, monkeypatch) as ledger:
+        await ledger.add_plan("m-1", PlanRecord(code="docs-1", kind="swap", facts_digest="f", arguments={}, expires_at=2.0**40))
+        write = ledger._set
+        came_between: list[int] = []
+
+        async def late(*arguments: Any, **options: Any) -> Any:
+            if not came_between:
+                came_between.append(1)
+                await ledger.count_wrong_code("m-1")
+            return await write(*arguments, **options)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(ledger, "_set", late)
+            assert await ledger.use_plan("m-1", "docs-1")
+        found = await ledger.plan("m-1", "docs-1")
+        assert found is not None
+        assert (found.is_used, found.wrong_codes) == (True, 1)
+
+
+async def test_a_wrong_code_is_counted_at_open_plans_alone(any_qdrant: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with ledger_of(any_qdrant, monkeypatch) as ledger:
+        plans = {"docs-open": (2.0**40, False), "docs-expired": (1.0, False), "docs-used": (2.0**40, True)}
+        for code, (expires_at, is_used) in plans.items():
+            record = PlanRecord(code=code, kind="swap", facts_digest="f", arguments={}, expires_at=expires_at, is_used=is_used)
+            await ledger.add_plan("m-1", record)
+        await ledger.count_wrong_code("m-1")
+        assert {p.code: p.wrong_codes for p in await ledger.plans("m-1")} == {"docs-open": 1, "docs-expired": 0, "docs-used": 0}
+
+
 async def test_the_same_facts_can_be_planned_again_after_a_plan_was_used(any_qdrant: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
     """A swap that failed half-way is planned again on the same facts; a code that was used never works again."""
     async with ledger_of(any_qdrant, monkeypatch) as ledger:

@@ -5,11 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from mcp import Client
 from mcp.client.context import ClientRequestContext
 from mcp.types import ElicitRequestParams, ElicitResult
 
+from qdrant_model_migration.app import build_server
 from qdrant_model_migration.domain.cutover import plan_code
+from qdrant_model_migration.errors import ConnectionFailed, MigrationError, NotFound
+from qdrant_model_migration.operations import finding
 from qdrant_model_migration.operations.plans import MOST_WRONG_CODES
+from qdrant_model_migration.settings import read_settings
 from tests.conftest import Backend
 from tests.mcp.hosts import Answer, Host, hosted
 from tests.qdrant.seeds import NEW, OLD, opened, seed
@@ -68,6 +73,69 @@ async def test_guessing_codes_makes_the_open_plan_void(backend: Backend, name: s
         # A person who is shown the new plan is not locked out.
         swapped = await host.call("swap_alias", migration_id=me, plan=answer["plan"]["code"])
         assert swapped["phase"] == "cut_over"
+
+
+async def test_a_person_who_could_not_be_asked_did_not_agree(backend: Backend, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Qdrant, or the ledger's record, is away for just as long as it is found out what the person is to be asked."""
+    await _prepared(backend, name, monkeypatch)
+    asked: list[str] = []
+
+    async def agree(context: ClientRequestContext, params: ElicitRequestParams) -> ElicitResult:
+        asked.append(params.message)
+        return ElicitResult(action="accept", content={"agreed": True})
+
+    async with hosted(backend.environment, answers=agree) as host:
+        me = await _verified(host, name)
+        code = (await host.call("swap_alias", migration_id=me))["plan"]["code"]
+    for failure in (ConnectionFailed("Qdrant does not answer."), NotFound("There is no such migration.")):
+        with pytest.MonkeyPatch.context() as patch:
+            for variable, value in backend.environment.items():
+                patch.setenv(variable, value)
+            find, met = finding.find_migration, list[MigrationError]()
+
+            async def away_once(
+                *arguments: Any, failure: MigrationError = failure, find: Any = find, met: list[MigrationError] = met
+            ) -> Any:
+                if not met:
+                    met.append(failure)
+                    raise failure
+                return await find(*arguments)
+
+            patch.setattr(finding, "find_migration", away_once)
+            async with Client(build_server(read_settings()), elicitation_callback=agree) as client:
+                answer = await client.call_tool("swap_alias", {"migration_id": me, "plan": code})
+            assert met == [failure]
+            content = answer.structured_content or {}
+            assert answer.is_error or content["refusal"] == "the person declined", answer
+            assert asked == []
+            if isinstance(failure, ConnectionFailed):
+                assert "Qdrant does not answer." in str(answer.content)
+    async with hosted(backend.environment) as host:
+        assert await _where(host, name) == name
+
+
+async def test_the_call_with_the_code_carries_out_and_plans_again_what_the_plan_was_made_for(
+    backend: Backend, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The choices of the first call need not be repeated: a plan for one alias does not become one for all, nor one without a fence one with it."""
+    await _prepared(backend, name, monkeypatch)
+    async with opened(backend, monkeypatch) as context:
+        await (await context.gateway()).point_alias(f"{name}-second", name)
+    async with hosted(backend.environment) as host:
+        me = await _verified(host, name, writes="live")
+        first = (await host.call("swap_alias", migration_id=me, alias=f"{name}-live", fence=False))["plan"]
+        assert (await host.whole("verify_target", migration_id=me))["is_complete"]
+        answer = await host.call("swap_alias", migration_id=me, plan=first["code"])
+        assert "has changed" in answer["refusal"]
+        again = answer["plan"]
+        assert [m["alias"] for m in again["moves"]] == [f"{name}-live"]
+        async with opened(backend, monkeypatch) as context:
+            held = await (await context.ledger()).plan(me, again["code"])
+        assert held is not None
+        assert held.arguments == {"direction": "forward", "alias": f"{name}-live", "fence": False}
+        swapped = await host.call("swap_alias", migration_id=me, plan=again["code"])
+        assert (swapped["phase"], swapped["alias"]) == ("cut_over", f"{name}-live"), swapped["summary"]
+        assert (await host.call("inspect_collection", collection=f"{name}-second"))["collection"]["name"] == name
 
 
 async def test_a_code_cannot_be_worked_out_before_the_plan_is_shown(backend: Backend, name: str, monkeypatch: pytest.MonkeyPatch) -> None:

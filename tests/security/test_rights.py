@@ -9,11 +9,13 @@ import pytest
 from qdrant_model_migration.domain.phases import Phase
 from qdrant_model_migration.tools import TOOLS
 from tests.conftest import Backend
+from tests.faults.proxy import Fault, FaultProxy, Rule
 from tests.mcp.hosts import Answer, hosted
 from tests.mcp.test_bad_input import state_of
 from tests.qdrant.seeds import NEW, OLD, opened, seed
 from tests.security.inside import inside
 from tests.security.said import problem_of_refusal
+from tests.servers import QdrantServer
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -116,6 +118,31 @@ async def test_a_migration_of_other_collections_is_out_of_reach(any_qdrant: Back
             with pytest.raises(Exception, match="QDRANT_MIGRATION_ALLOWED_COLLECTIONS"):
                 await host.client.read_resource(uri)
     assert state_of(any_qdrant, name) == before
+
+
+async def test_a_deleted_ledger_is_told_as_such_with_an_allow_list_too(any_qdrant: Backend, name: str) -> None:
+    async with inside({**any_qdrant.environment, "QDRANT_MIGRATION_ALLOWED_COLLECTIONS": f"{name}-open*"}) as host:
+        said = await host.refused("migration_status", migration_id="m-000000")
+    assert "does not exist" in said
+    assert "restore the ledger from a snapshot" in said
+
+
+async def test_a_key_that_may_not_list_aliases_opens_no_way_around_the_allow_list(
+    server_1_17: QdrantServer, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The name of an alias may be allowed, and what it leads to not; who cannot list cannot tell. Qdrant filters what it lists; proxies refuse."""
+    environment = {**server_1_17.environment, "QDRANT_MIGRATION_LEDGER": f"_{name}_migrations"}
+    await _seeded(Backend(name="server", environment=environment, version=server_1_17.version), name, monkeypatch)
+    with FaultProxy(server=server_1_17, rules=[Rule(fault=Fault.FORBIDDEN, method="GET", path=r"^/aliases")]) as proxy:
+        environment |= proxy.environment
+        async with inside(environment) as host:
+            await host.call("inspect_collection", collection=f"{name}-open")
+        async with inside({**environment, "QDRANT_MIGRATION_ALLOWED_COLLECTIONS": f"{name}-open*"}) as host:
+            for collection in (f"{name}-open-door", f"{name}-open"):
+                said = await host.refused("inspect_collection", collection=collection)
+                assert "QDRANT_MIGRATION_ALLOWED_COLLECTIONS" in said
+                assert "Use a key that may list" in said
+        proxy.assert_struck()
 
 
 async def test_the_ledger_is_no_source_no_target_and_no_alias(any_qdrant: Backend, name: str, monkeypatch: pytest.MonkeyPatch) -> None:

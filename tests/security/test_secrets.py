@@ -285,6 +285,29 @@ def test_a_traceback_in_a_log_holds_no_key(monkeypatch: pytest.MonkeyPatch) -> N
     assert "RuntimeError: Bearer ***" in line
 
 
+@pytest.mark.parametrize("level", ["ERROR", "WARNING"])
+def test_what_nobody_foresaw_in_a_command_is_logged_without_keys(level: str, tmp_path: Path) -> None:
+    """The library that carries the call logs a crash with its trace; less than an error stays out of a command's output."""
+    crash = (
+        "import logging, sys\n"
+        "from qdrant_model_migration.cli import app\n"
+        "from qdrant_model_migration.qdrant.gateway import Gateway\n"
+        "async def crash(*_, **__):\n"
+        f"    logging.getLogger('mcp').log(logging.{level}, 'said {QDRANT_KEY}')\n"
+        f"    raise RuntimeError('header api-key: {QDRANT_KEY}')\n"
+        "Gateway.collections = crash\n"
+        "sys.argv = ['qdrant-model-migration', 'inspect']\n"
+        "app()\n"
+    )
+    started = parameters({**SECRETS, "QDRANT_PATH": str(tmp_path / "qdrant")})
+    command = [started.command, "-c", crash]
+    done = subprocess.run(command, env=started.env, capture_output=True, text=True, check=False, timeout=90, stdin=subprocess.DEVNULL)
+    assert done.returncode == 1, done.stderr
+    assert "RuntimeError: header api-key: ***" in done.stderr
+    assert ("said ***" in done.stderr) == (level == "ERROR")
+    assert shown_in([done.stdout, done.stderr]) == []
+
+
 def test_a_short_key_does_not_eat_the_words_of_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     """A weak key of a development server, such as 'qdrant', must not turn names into asterisks; one inside another is hidden whole."""
     monkeypatch.setenv("QDRANT_API_KEY", "qdrant")
@@ -292,6 +315,28 @@ def test_a_short_key_does_not_eat_the_words_of_answers(monkeypatch: pytest.Monke
     monkeypatch.setenv("OTHER_API_KEY", "0123456789ab")
     monkeypatch.setenv("LONGER_TOKEN", "0123456789abcdef")
     assert redacted("x 0123456789abcdef y 0123456789ab z") == "x *** y *** z"
+
+
+def test_a_key_is_known_by_its_name_in_any_case_and_a_name_of_a_field_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Settings are read in any case, so keys are hidden in any; what an app calls the key of a payload must not turn fields into asterisks."""
+    monkeypatch.setenv("qdrant_api_key", QDRANT_KEY)
+    monkeypatch.setenv("CONTENT_KEY", "page_content")
+    monkeypatch.setenv("OTHER_API_KEY", "onlylowerletters")
+    monkeypatch.setenv("SIGNING_KEY", "page_content_8")
+    assert redacted(f"{QDRANT_KEY} page_content onlylowerletters page_content_8") == "*** page_content *** ***"
+
+
+@pytest.mark.parametrize("password", ["p4ssw0rd", "elevenchars"])
+def test_a_password_that_is_too_short_to_be_hidden_is_refused(password: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = {"provider": "openai", "base_url": f"http://me:{password}@host/v1"}
+    monkeypatch.setenv("QDRANT_MIGRATION_MODELS", json.dumps({"away": entry}))
+    with pytest.raises(SettingsError, match="fewer than 12 characters") as caught:
+        read_settings()
+    assert password not in str(caught.value)
+    entry["base_url"] = f"http://me:{password}-{password}@host/v1"
+    monkeypatch.setenv("QDRANT_MIGRATION_MODELS", json.dumps({"away": entry}))
+    read_settings()
+    assert f"{password}-{password}" not in redacted(str(entry))
 
 
 def test_a_wrong_http_token_is_not_repeated(tmp_path: Path) -> None:

@@ -56,6 +56,7 @@ MALFORMED = [
     ("QDRANT_MIGRATION_MODELS", '{"m": {"pooling": "max"}}', "pooling"),
     ("QDRANT_MIGRATION_MODELS", '{"m": {"price": 3}}', "price"),
     ("QDRANT_MIGRATION_MODELS", json.dumps({"m": {"api_key": KEY}}), "key_variable"),
+    ("QDRANT_MIGRATION_ALLOWED_COLLECTIONS", " , ", "names no collection"),
     ("QDRANT_MIGRATION_ALLOWED_DIRECTORIES", "/there/is/no/such/folder", "not a directory"),
 ]
 
@@ -129,6 +130,13 @@ def test_only_allowed_collections_are_touched(environment: pytest.MonkeyPatch) -
     found.check_collection_allowed("faq")
     with pytest.raises(Refused, match="QDRANT_MIGRATION_ALLOWED_COLLECTIONS"):
         found.check_collection_allowed("Docs")
+
+
+@pytest.mark.parametrize("value", [" , ", ",", "  "])
+def test_an_allow_list_that_names_nothing_is_refused_and_does_not_allow_everything(environment: pytest.MonkeyPatch, value: str) -> None:
+    environment.setenv("QDRANT_MIGRATION_ALLOWED_COLLECTIONS", value)
+    with pytest.raises(SettingsError, match="QDRANT_MIGRATION_ALLOWED_COLLECTIONS is set and names no collection"):
+        read_settings()
 
 
 def settings_with(*folders: Path) -> Settings:

@@ -37,6 +37,7 @@ async def find_migration(context: OperationContext, migration_id: str | None, co
             )
         return is_open[0]
     wanted = migration_id.strip()
+    own: Ledger | None = None
     try:
         own = await context.ledger(connection)
         found = own, await own.migration(wanted)
@@ -44,7 +45,7 @@ async def find_migration(context: OperationContext, migration_id: str | None, co
         others = await _elsewhere(context, connection)
         elsewhere = next(((ledger, m) for ledger, m in others if m.id == wanted), None)
         if elsewhere is None:
-            if isinstance(error, NotFound) and context.settings.allowed_collections:
+            if isinstance(error, NotFound) and context.settings.allowed_collections and own is not None and await own.exists():
                 # The ledger lists all; what is outside the allow-list is not told.
                 open_ones = [m for _, m in await migrations_everywhere(context, connection) if m.is_open]
                 raise NotFound(

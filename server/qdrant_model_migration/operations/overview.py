@@ -25,11 +25,18 @@ async def resolve_allowed(context: OperationContext, gateway: Gateway, name: str
 
     Raises:
         NotFound: neither a collection nor an alias; only names inside the allow-list are suggested.
-        Refused: the collection is outside the allow-list, or is the ledger.
+        Refused: the collection is outside the allow-list, or is the ledger; or the key may not list aliases, and there is an allow-list.
     """
     settings = context.settings
     try:
-        found, alias = await gateway.resolve(name)
+        found, alias = await gateway.resolve(name, must_list=bool(settings.allowed_collections))
+    except AccessDenied as error:
+        if not settings.allowed_collections:
+            raise
+        raise Refused(
+            f"Nothing was done: QDRANT_MIGRATION_ALLOWED_COLLECTIONS is set, and this key does not let it be told whether {name!r} is an alias of a "
+            f"collection outside it. {error} Use a key that may list collections and aliases."
+        ) from None
     except NotFound:
         if not settings.allowed_collections:
             raise

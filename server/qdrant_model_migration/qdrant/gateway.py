@@ -158,17 +158,22 @@ class Gateway:
         """Whether a collection of exactly this name exists (an alias is none)."""
         return name in await self.collections()
 
-    async def resolve(self, name: str) -> tuple[str, str | None]:
+    async def resolve(self, name: str, *, must_list: bool = False) -> tuple[str, str | None]:
         """(collection, alias): a name that is an alias is resolved and given back beside it.
 
+        A key limited to some collections may not list; with `must_list` that is an error, else the name is taken as it is.
+
         Raises:
+            AccessDenied: nothing can be listed, and it must be.
             NotFound: neither a collection nor an alias; lists near misses.
         """
         try:
             aliases = await self.aliases()
             collections = await self.collections()
         except AccessDenied:
-            # A key limited to some collections may not list; the collection itself still answers.
+            if must_list:
+                raise
+            # The collection itself still answers.
             await self._raw.describe(name)
             return name, None
         if name in aliases:

@@ -240,23 +240,35 @@ class Ledger:
 
     async def count_wrong_code(self, migration_id: str) -> None:
         """Note at every open plan of the migration that a code was passed which nobody issued."""
+
+        def counted(plan: PlanRecord) -> PlanRecord:
+            return plan.model_copy(update={"wrong_codes": plan.wrong_codes + 1}) if is_open(plan) else plan
+
+        def is_open(plan: PlanRecord) -> bool:
+            return not plan.is_used and self.now().timestamp() <= plan.expires_at
+
         for plan in await self.plans(migration_id):
-            if not plan.is_used:
-                await self._change(
-                    "plan", migration_id, plan.code, PlanRecord, lambda p: p.model_copy(update={"wrong_codes": p.wrong_codes + 1})
-                )
+            if is_open(plan):
+                await self._change("plan", migration_id, plan.code, PlanRecord, counted)
 
     async def plan(self, migration_id: str, code: str) -> PlanRecord | None:
         body = (await self._read("plan", migration_id, code)).body
         return None if body is None else PlanRecord.model_validate(body)
 
     async def use_plan(self, migration_id: str, code: str) -> bool:
-        """Mark a plan as used; False when it was used already. One caller wins."""
-        found = await self._read("plan", migration_id, code)
-        if found.body is None:
+        """Mark a plan as used, whoever else writes it meanwhile; False when it was used already, or there is none. One caller wins."""
+        is_ours = False
+
+        def used(plan: PlanRecord) -> PlanRecord:
+            nonlocal is_ours
+            is_ours = not plan.is_used
+            return plan.model_copy(update={"is_used": True})
+
+        try:
+            await self._change("plan", migration_id, code, PlanRecord, used)
+        except NotFound:
             return False
-        plan = PlanRecord.model_validate(found.body)
-        return not plan.is_used and await self._set("plan", migration_id, code, plan.model_copy(update={"is_used": True}), found)
+        return is_ours
 
     # --- events, accounted points
 

@@ -6,11 +6,13 @@ from typing import Any
 
 from mcp.server.elicitation import AcceptedElicitation, ElicitationResult
 from mcp.server.mcpserver import Context
+from mcp.server.mcpserver.exceptions import ToolError
 from mcp.server.mcpserver.resolve import Elicit
 from pydantic import BaseModel, Field
 
 from qdrant_model_migration.domain.untrusted import visible
-from qdrant_model_migration.errors import MigrationError
+from qdrant_model_migration.errors import MigrationError, NotFound, Refused
+from qdrant_model_migration.settings import redacted
 from qdrant_model_migration.tools.support import app_of
 
 
@@ -41,10 +43,16 @@ async def ask(
     try:
         ledger, migration = await find_migration(app_of(ctx).context, migration_id, connection)
         held = await ledger.plan(migration.id, plan.strip())
-    except MigrationError:
+    except (NotFound, Refused):
         held = None
-    if held is None or held.is_used:
-        # The call itself answers what is wrong with it.
+    except MigrationError as error:
+        # Qdrant may answer again when the call is carried out: without the question it must not be.
+        raise ToolError(redacted(visible(str(error), one_line=True))) from None
+    if held is None:
+        # The call itself answers what is wrong with it. Should the plan be found after all by then, nobody agreed.
+        return Agreement(agreed=False)
+    if held.is_used:
+        # The call tells the outcome again.
         return Agreement(agreed=True)
     question = f"Migration {migration_id.strip()}, plan {held.code}: {held.text} Carry it out?"
     return Elicit(visible(question, one_line=True), Agreement)

@@ -39,6 +39,7 @@ async def finish_migration(
     if plan is None:
         return await _planned(app, migration, action, None, snapshot_first=snapshot_first)
     notice = app.context.notice(migration.target.connection)
+    await check_made_for(ledger, migration.id, plan, "finish", {"action": action, "snapshot_first": snapshot_first})
     if not is_agreed(agreement):
         return FinishResult(
             summary=f"{notice}The person said no: nothing was changed. Both collections stay as they are.",
@@ -46,7 +47,6 @@ async def finish_migration(
             phase=migration.phase.value,
             refusal="the person declined",
         )
-    await check_made_for(ledger, migration.id, plan, "finish", {"action": action, "snapshot_first": snapshot_first})
     done = await ledger.operation(migration.id, f"finish-{plan.strip()}")
     if done is None or done.state == "failed":
         void = await why_void(app.context, migration, action, snapshot_first=snapshot_first, code=plan)

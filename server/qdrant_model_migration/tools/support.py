@@ -16,7 +16,7 @@ from pydantic import BaseModel, Field
 
 from qdrant_model_migration.domain.untrusted import visible
 from qdrant_model_migration.errors import MigrationError
-from qdrant_model_migration.results import NextStep, Progress, Recommendation, RecommendResult, Result
+from qdrant_model_migration.results import NextStep, Progress, Recommendation, RecommendResult, Result, Section
 from qdrant_model_migration.settings import known_secrets, redacted
 
 if TYPE_CHECKING:
@@ -95,8 +95,8 @@ def answering(fn: Callable[P, Awaitable[R]], offered: frozenset[str]) -> Callabl
     return call
 
 
-MULTI_LINE = frozenset({"dual_write_snippet", "query_snippet", "text", "text_field", "queries"})
-"""Fields that may have several lines: code, guidance, templates and a caller's own words. Elsewhere a name with a line break would seem to say something of ours."""
+MULTI_LINE = frozenset({"dual_write_snippet", "query_snippet", "text_field", "queries"})
+"""Fields that may have several lines: code, templates and a caller's own words. Elsewhere a name with a line break would seem to say something of ours."""
 
 
 def told(value: Any, field: str = "", *, secrets: tuple[str, ...] = ()) -> Any:
@@ -108,10 +108,16 @@ def told(value: Any, field: str = "", *, secrets: tuple[str, ...] = ()) -> Any:
     if isinstance(value, BaseModel):
         parts = {name: getattr(value, name) for name in type(value).model_fields}
         found = {name: told(part, name, secrets=secrets) for name, part in parts.items()}
+        if isinstance(value, Section):
+            # The guidance is ours. Other texts, those of events for example, quote names.
+            found["text"] = redacted(visible(value.text), secrets)
         changed = {name: part for name, part in found.items() if part is not parts[name] and part != parts[name]}
         return value.model_copy(update=changed) if changed else value
     if isinstance(value, Mapping):
-        return {told(key, secrets=secrets): told(part, str(key), secrets=secrets) for key, part in value.items()}
+        return {
+            told(key, secrets=secrets): told(part, field if field in MULTI_LINE else str(key), secrets=secrets)
+            for key, part in value.items()
+        }
     if isinstance(value, list | tuple):
         return type(value)(told(part, field, secrets=secrets) for part in value)
     return value

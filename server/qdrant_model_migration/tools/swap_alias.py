@@ -50,9 +50,12 @@ async def swap_alias(
         await _check_alias(app, migration, alias)
     if plan is None:
         return await _planned(app, migration, direction, alias, None, fence=fence)
+    held = await check_made_for(ledger, migration.id, plan, "swap", {"direction": direction})
     if not is_agreed(agreement):
         return _declined(app, migration)
-    await check_made_for(ledger, migration.id, plan, "swap", {"direction": direction})
+    # What the plan was made for, where the call with its code does not repeat it.
+    alias = alias or held.arguments.get("alias")
+    fence = bool(held.arguments.get("fence", True))
     done = await ledger.operation(migration.id, f"swap-{plan.strip()}")
     if done is not None and done.state == "done":
         await _check_still_so(app, migration, SwapOutcome.model_validate(done.result), plan.strip())
