@@ -148,14 +148,8 @@ def _told_by(told: UpdatedAt) -> str:
 
 
 _WAITING = (
-<<<<<<< HEAD
     "During the swap, usually for some seconds, at most a minute (should the worker die meanwhile, until another has taken over), Qdrant answers their writes with "
     "429: they must try again until it takes them, a request of several points whole (swap_alias with fence=false makes nobody wait)."
-=======
-    "For the last pass of the swap, usually some seconds and at most a minute, Qdrant answers their writes with 429: they must try again until it takes them. Should the "
-    "worker die meanwhile, that lasts until another has taken over, the lease time and half of it (swap_alias with fence=false makes "
-    "nobody wait)."
->>>>>>> h-sec2
 )
 
 
