@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 import anyio
@@ -24,6 +25,14 @@ class Watcher(Protocol):
     def progressed(self, done: float, total: float | None, stage: str) -> None: ...
 
 
+@dataclass(frozen=True)
+class Chosen:
+    """A call that a person decides upon: no next step of the server carries a plan's code."""
+
+    tool: str
+    arguments: dict[str, Any]
+
+
 class Conversation:
     """The calls of one host."""
 
@@ -32,7 +41,7 @@ class Conversation:
         self._watcher = watcher
         self._calls = 0
 
-    async def call(self, step: NextStep, kind: type[R], **choices: Any) -> R:
+    async def call(self, step: NextStep | Chosen, kind: type[R], **choices: Any) -> R:
         """Make the call that is due, and again while its work goes on.
 
         Raises:

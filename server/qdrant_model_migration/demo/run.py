@@ -13,7 +13,7 @@ from rich.console import Console
 
 from qdrant_model_migration.app import build_server
 from qdrant_model_migration.demo.application import NEW_MODEL, OLD_MODEL, TEXT_FIELD, Application, judged_queries
-from qdrant_model_migration.demo.conversation import Conversation
+from qdrant_model_migration.demo.conversation import Chosen, Conversation
 from qdrant_model_migration.demo.place import Place, prepared_place, remove_from_server
 from qdrant_model_migration.demo.screen import Screen
 from qdrant_model_migration.demo.story import Outcome, tell, tell_ending, tell_next
@@ -197,7 +197,7 @@ class Run:
         tell_ending(screen, place, app, outcome)
 
     async def _converse(self, conversation: Conversation, app: Application) -> FinishResult:
-        step = NextStep(tool="inspect_collection", arguments={"collection": self._place.alias}, why="look first")
+        step: NextStep | Chosen = Chosen(tool="inspect_collection", arguments={"collection": self._place.alias})
         while True:
             if step.tool not in KINDS:
                 raise MigrationError(f"The server's next step is {step.tool}, which the demonstration does not expect.")
@@ -229,7 +229,7 @@ class Run:
             except MigrationError as error:
                 self._refused = str(error)
 
-    def _decided(self, answer: Result) -> NextStep | None:
+    def _decided(self, answer: Result) -> NextStep | Chosen | None:
         """The next step; where a person must decide, the demonstration plays that person and says so."""
         if isinstance(answer, RecommendResult) and answer.next_step is None and answer.recommendations:
             return answer.recommendations[0].next_step
@@ -243,7 +243,7 @@ class Run:
             arguments: dict[str, Any] = {"migration_id": answer.migration_id, "plan": answer.plan.code}
             if isinstance(answer, FinishResult):
                 arguments["action"] = answer.plan.action
-            return NextStep(tool=tool, arguments=arguments, why="the person agreed")
+            return Chosen(tool=tool, arguments=arguments)
         return answer.next_step
 
 

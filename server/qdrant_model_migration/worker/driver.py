@@ -168,16 +168,20 @@ class Driver:
             try:
                 self._measure(work.progress)
                 await held.renew(work.progress)
-                await work.save_own()
-                work.pace = await work.ledger.pace(self._id)
-                self._is_awaited = bool(await self._pending(work))
             except LeaseLost as error:
                 LOG.warning("%s", error)
                 self._is_lost = True
                 return
             except MigrationError as error:
-                # The deadline stops the writes when this goes on; a short outage must not end the driver.
                 LOG.warning("The lease was not renewed: %s", error)
+            try:
+                await work.save_own()
+                work.pace = await work.ledger.pace(self._id)
+                self._is_awaited = bool(await self._pending(work))
+            except MigrationError as error:
+                # Also a lease that ran out while Qdrant was away, which the next beat renews: only renewing tells whether it is lost.
+                # The deadline stops the writes when this goes on; a short outage must not end the driver.
+                LOG.warning("The ledger was not read: %s", error)
             await anyio.sleep(min(BEAT_S, held.lease.lease_s / 4))
 
     def _measure(self, progress: Progress) -> None:
