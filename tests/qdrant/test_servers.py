@@ -96,7 +96,7 @@ def test_a_backend_names_a_place_and_a_ledger_of_its_own(any_qdrant: Backend, na
 
 def test_the_environment_of_a_test_holds_nothing_of_the_person(home: Path) -> None:
     ours = {variable for variable in os.environ if variable.startswith("QDRANT_") or variable.endswith("_API_KEY")}
-    assert ours == {"QDRANT_MIGRATION_LOG_DIRECTORY"}
+    assert ours == {"QDRANT_MIGRATION_LOG_DIRECTORY", "QDRANT_MIGRATION_EMBEDDING_THREADS"}
     assert Path("~").expanduser() == home
 
 
