@@ -53,17 +53,6 @@ def fail(error: MigrationError) -> NoReturn:
     raise typer.Exit(1)
 
 
-def log_to_stderr(level: int = logging.INFO) -> None:
-    """Logs never go to stdout: under stdio that is the protocol's."""
-    from qdrant_model_migration.settings import RedactingFormatter
-
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(RedactingFormatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
-    logging.basicConfig(handlers=[handler], level=level, force=True)
-    for noisy in ("httpx", "httpcore", "mcp", "stamina"):
-        logging.getLogger(noisy).setLevel(max(level, logging.WARNING))
-
-
 @contextmanager
 def _uncollected() -> Iterator[None]:
     """Without the collector: importing makes very many objects and hardly any garbage, and looking for it takes a seventh of a start."""
@@ -99,6 +88,8 @@ def serve(
     ] = None,
 ) -> None:
     """Serve MCP: over stdio, as hosts start it, or over HTTP."""
+    from qdrant_model_migration.settings import log_to_stderr
+
     log_to_stderr(logging.WARNING)
     try:
         with _uncollected():
@@ -131,6 +122,8 @@ def worker(
 ) -> None:
     """Drive one migration: backfill, catch up, carry out what is recorded. By hand, by cron or as a Kubernetes Job."""
     import anyio
+
+    from qdrant_model_migration.settings import log_to_stderr
 
     log_to_stderr()
     try:
@@ -190,6 +183,7 @@ def demo(
 ) -> None:
     """Show a whole migration on shipped documents, without network or server; with QDRANT_URL in collections of its own there."""
     from qdrant_model_migration.demo import demo as show
+    from qdrant_model_migration.settings import log_to_stderr
 
     log_to_stderr(logging.ERROR)
     try:
@@ -212,6 +206,7 @@ def doctor(
     import anyio
 
     from qdrant_model_migration.doctor import diagnose, report
+    from qdrant_model_migration.settings import log_to_stderr
 
     log_to_stderr(logging.CRITICAL)
     checks = anyio.run(diagnose, write, models, clean)

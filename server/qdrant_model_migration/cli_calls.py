@@ -19,7 +19,7 @@ from qdrant_model_migration.cli_names import PROGRAM, command_line, in_commands
 from qdrant_model_migration.cli_output import ProgressLine, print_plan, print_result, say
 from qdrant_model_migration.errors import MigrationError
 from qdrant_model_migration.results import FinishResult, Result, StatusResult, SwapPlan, SwapResult
-from qdrant_model_migration.settings import Settings, read_settings
+from qdrant_model_migration.settings import Settings, log_to_stderr, read_settings
 from qdrant_model_migration.tools.support import ToolSpec
 
 DONE, ERROR, STILL_RUNNING, ANSWER_IS_NO, INTERRUPTED = 0, 1, 3, 4, 130
@@ -52,8 +52,6 @@ class CallFailed(Exception):
 
 def run(call: Call) -> None:
     """Make the call, print the answer, and leave with the exit code that tells how it went."""
-    from qdrant_model_migration.cli import log_to_stderr
-
     log_to_stderr(logging.ERROR)
     logging.getLogger("qdrant_model_migration").setLevel(logging.CRITICAL)
     try:

@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import stat
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from difflib import get_close_matches
@@ -291,6 +292,15 @@ class RedactingFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         return redacted(super().format(record))
+
+
+def log_to_stderr(level: int = logging.INFO) -> None:
+    """Logs never go to stdout: under stdio that is the protocol's."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(RedactingFormatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
+    logging.basicConfig(handlers=[handler], level=level, force=True)
+    for noisy in ("httpx", "httpcore", "mcp", "stamina"):
+        logging.getLogger(noisy).setLevel(max(level, logging.WARNING))
 
 
 def embedding_threads() -> int | None:
