@@ -167,7 +167,7 @@ class Worker:
 
 def arm(monkeypatch: pytest.MonkeyPatch, dead: set[str]) -> None:
     """Put the gate before every request, make windows and ranges small, and take away what depends on time; `dead` are owners of leases."""
-    once = Caller._once
+    once = Caller.once
 
     async def gated(self: Caller, act: Callable[[], Awaitable[T]]) -> T:
         gate = _GATE.get()
@@ -175,7 +175,7 @@ def arm(monkeypatch: pytest.MonkeyPatch, dead: set[str]) -> None:
             return await once(self, act)
         return await gate.carry_out(lambda: once(self, act))
 
-    monkeypatch.setattr(Caller, "_once", gated)
+    monkeypatch.setattr(Caller, "once", gated)
     monkeypatch.setattr(Gateway, "wait_until_ready", partialmethod(Gateway.wait_until_ready, every_s=0.0))
     package = "qdrant_model_migration"
     monkeypatch.setattr(f"{package}.worker.lease.is_certainly_dead", lambda lease: lease.owner in dead)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from qdrant_model_migration.domain.migration import Migration
 from qdrant_model_migration.domain.model import Side
 from qdrant_model_migration.domain.phases import Phase
 from qdrant_model_migration.domain.points import Point, PointId
@@ -52,6 +53,13 @@ async def sources(work: Work) -> dict[PointId, Point]:
 
 async def old_vector(work: Work, words: str) -> list[float]:
     return [float(x) for x in (await (await work.context.model(OLD)).embed([words], Side.DOCUMENT))[0]]
+
+
+async def backfilled_again(work: Work) -> Migration:
+    """After a rollback: the migration once the target is up to date, or its driver stopped."""
+    work.context.ensure_driver = _nobody
+    await start_backfill(work.context, migration_id=work.id)
+    return await driven_until(work, Phase.BACKFILLED)
 
 
 async def set_payload(work: Work, point_id: int, payload: dict[str, Any]) -> None:
@@ -118,9 +126,7 @@ async def test_a_rollback_and_a_second_swap_lose_none_of_three_rounds_of_writes(
         await swap(work, "back")
         for point_id in (2, 3, 4):
             await to_source(work, point_id, {"text": f"second round {point_id}"})
-        work.context.ensure_driver = _nobody
-        await start_backfill(context, migration_id=work.id)
-        found = await driven_until(work, Phase.BACKFILLED)
+        found = await backfilled_again(work)
         assert found.error is None
         assert (await verify(work)).is_complete
         await swap(work)
@@ -141,16 +147,13 @@ async def test_only_what_both_sides_were_written_to_keeps_the_target_from_being_
         await to_source(work, 9, {"text": "written late"})
         await swap(work, "back")
         await to_source(work, 5, {"text": "edited since the rollback"})
-        work.context.ensure_driver = _nobody
-        await start_backfill(context, migration_id=work.id)
-        found = await driven_until(work, Phase.BACKFILLED)
+        found = await backfilled_again(work)
         assert found.phase is Phase.ROLLED_BACK
         assert found.error is not None
         assert "1 points" in found.error
         assert "i:9 " in found.error
         await to_source(work, 9, {"text": "through the alias"})
-        await start_backfill(context, migration_id=work.id)
-        assert (await driven_until(work, Phase.BACKFILLED)).phase is Phase.BACKFILLED
+        assert (await backfilled_again(work)).phase is Phase.BACKFILLED
         assert (await held(work))[5].payload == {"text": "edited since the rollback"}
 
 
@@ -248,9 +251,7 @@ async def test_a_conflict_is_told_again_by_the_attempt_after_one_that_failed(
             await swap(work, "back")
         outcome = await swap(work, "back")
         assert outcome.write_gap.unresolved == 1
-        work.context.ensure_driver = _nobody
-        await start_backfill(context, migration_id=work.id)
-        found = await driven_until(work, Phase.BACKFILLED)
+        found = await backfilled_again(work)
         assert found.phase is Phase.ROLLED_BACK
         assert (await held(work))[9].payload == {"text": "written through the alias"}
 
@@ -281,9 +282,7 @@ async def test_a_writer_that_was_not_moved_does_not_keep_the_target_from_being_b
         await to_source(work, 700, {"text": "inserted late"})
         await to_source(work, 3, {"text": "edited late"})
         await swap(work, "back")
-        work.context.ensure_driver = _nobody
-        await start_backfill(context, migration_id=work.id)
-        found = await driven_until(work, Phase.BACKFILLED)
+        found = await backfilled_again(work)
         assert (found.phase, found.error) == (Phase.BACKFILLED, None)
         texts = {i: p.payload["text"] for i, p in (await held(work)).items() if i in (3, 700)}
     assert texts == {3: "edited late", 700: "inserted late"}

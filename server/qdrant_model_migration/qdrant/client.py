@@ -70,19 +70,16 @@ class Caller:
             # The embedded database is not safe for interleaved calls and blocks the loop: one at a time, with a breath between.
             async with self._turn:
                 await anyio.lowlevel.checkpoint()
-                return await self._once(act)
+                return await self.once(act)
         async for attempt in stamina.retry_context(
             on=self._retry_delay, attempts=None, timeout=self.patience_s, wait_initial=0.2, wait_max=5.0, wait_jitter=0.5
         ):
             with attempt:
-                return await self._once(act)
+                return await self.once(act)
         raise AssertionError("stamina yields at least one attempt")
 
     async def once(self, act: Callable[[], Awaitable[T]]) -> T:
         """As a call, but never repeated: for a request whose failure is the answer."""
-        return await self._once(act)
-
-    async def _once(self, act: Callable[[], Awaitable[T]]) -> T:
         if self._check is not None:
             self._check()
         try:
