@@ -91,6 +91,13 @@ class Scene:
             while self.target.call("POST", "/points/count", {"exact": True})["count"] < points:  # noqa: ASYNC110 - another process's doing
                 await anyio.sleep(0.05)
 
+    async def until_logged(self, text: str, *, timeout_s: float) -> None:
+        with anyio.move_on_after(timeout_s):
+            while text not in self.log:  # noqa: ASYNC110 - another process's doing
+                await anyio.sleep(0.05)
+            return
+        raise AssertionError(f"{text!r} was not logged within {timeout_s:.0f} s:\n{self.log[-3000:]}")
+
     async def until_driven(self, *, by: int | None = None, timeout_s: float = 30.0) -> int:
         """The process that holds the lease, once one (or `by`) does."""
         with anyio.move_on_after(timeout_s):
