@@ -15,10 +15,11 @@ from collections.abc import Sequence
 from typing import Self
 
 from qdrant_model_migration.embedders.builtin import HashingEmbedder
-from tests.faults.apps import OLD_SIZE, SIZE, Raw, text
+from tests.faults.apps import SIZE, Raw, text
 from tests.servers import Answered, KeptAlive, QdrantServer
 
 PointId = int | str
+OLD_SIZE = 32
 LONG_AGO_S = 12.0
 """A point is left alone for so long after a write: of two writes to one point within the seconds of a swap, one just before the alias moves
 and one just after, the second wins whole (operations/sweep.py)."""
@@ -92,7 +93,7 @@ class _Writer(threading.Thread):
         self._rng = random.Random(seed)
         self._rest = KeptAlive(server)
         self._share = share
-        self._new = HashingEmbedder(f"hashing-{SIZE}")
+        self._models = {size: HashingEmbedder(f"hashing-{size}") for size in (OLD_SIZE, SIZE)}
         self._size = OLD_SIZE
         self.expected: dict[PointId, Raw] = {p["id"]: p["payload"] for p in points}
         self._ids = list(self.expected)
@@ -156,10 +157,7 @@ class _Writer(threading.Thread):
 
     def _upsert(self, point_id: PointId, payload: Raw) -> None:
         def body() -> Raw:
-            if self._size == OLD_SIZE:
-                vector = [self._rng.uniform(-1, 1) for _ in range(OLD_SIZE)]
-            else:
-                vector = [float(x) for x in self._new._embed_one(payload["text"])]
+            vector = [float(x) for x in self._models[self._size]._embed_one(payload["text"])]
             return {"points": [{"id": point_id, "vector": vector, "payload": payload}]}
 
         self._accepted("PUT", "/points?wait=true", body)

@@ -19,6 +19,7 @@ import pytest
 
 from qdrant_model_migration.domain.migration import Migration
 from qdrant_model_migration.domain.records import Operation, OperationKind
+from qdrant_model_migration.embedders.builtin import HashingEmbedder
 from qdrant_model_migration.operations.backfill import start_backfill
 from qdrant_model_migration.operations.context import OperationContext
 from qdrant_model_migration.operations.create_target import Request, create_target
@@ -213,13 +214,17 @@ async def scene(
     writes: Literal["frozen", "dual_write", "live"] = "live",
     lease_s: float = LEASE_S,
     old_size: int = OLD_SIZE,
+    current_model: str | None = None,
     texts: Callable[[int], str] | None = None,
     environment: Mapping[str, str] | None = None,
     strategy: str = "new_collection",
     new_vector: str | None = None,
     indexes: Mapping[str, str] | None = None,
 ) -> AsyncIterator[Scene]:
-    """A source of so many points (integers and UUIDs), an alias on it, and a migration whose target is created."""
+    """A source of so many points (integers and UUIDs), an alias on it, and a migration whose target is created.
+
+    The old vectors are the current model's where it is named, else random.
+    """
     variables = {**server.environment, "QDRANT_MIGRATION_LEASE_SECONDS": str(lease_s), "QDRANT_MIGRATION_LEDGER": f"{name}-ledger"}
     for variable, value in {**variables, **(environment or {})}.items():
         monkeypatch.setenv(variable, value)
@@ -230,6 +235,10 @@ async def scene(
     if texts is not None:
         for n, row in enumerate(rows):
             row["payload"]["text"] = texts(n)
+    if current_model is not None:
+        embedder = HashingEmbedder(current_model.removeprefix("builtin:"))
+        for row in rows:
+            row["vector"] = [float(x) for x in embedder._embed_one(row["payload"]["text"])]
     source.call("PUT", "", {"vectors": {"size": old_size, "distance": "Cosine"}})
     for key, kind in (indexes or {}).items():
         source.call("PUT", "/index?wait=true", {"field_name": key, "field_schema": kind})
@@ -246,6 +255,7 @@ async def scene(
                 collection=source.name,
                 strategy=strategy,
                 model=model,
+                current_model=current_model,
                 text_field="text",
                 target=f"{name}-new",
                 writes=writes,
