@@ -6,26 +6,11 @@ from typing import Literal
 
 import anyio
 
-from qdrant_model_migration.domain.cutover import (
-    MOST_NAMED,
-    SwapFacts,
-    breaks_back,
-    breaks_of,
-    check_gates,
-    comparison_line,
-    given_up,
-    is_fence_of_use,
-    moves_across,
-    moves_back,
-    moves_forward,
-    named,
-    overrides_of,
-    returned,
-    reversed_moves,
-    shown,
-)
+from qdrant_model_migration.domain.breaks import breaks_back, breaks_of, returned
+from qdrant_model_migration.domain.cutover import SwapFacts, check_gates, comparison_line, given_up, is_fence_of_use, overrides_of, shown
 from qdrant_model_migration.domain.fence import MOST_FENCE_S, fence_told, why_unfenced
 from qdrant_model_migration.domain.migration import Migration
+from qdrant_model_migration.domain.moves import MOST_NAMED, moves_across, moves_back, moves_forward, named, reversed_moves
 from qdrant_model_migration.domain.points import tag
 from qdrant_model_migration.domain.recipe import Cutover, Moved
 from qdrant_model_migration.domain.verification import Tally

@@ -88,7 +88,7 @@ async def _check_alias(app: App, migration: Migration, alias: str) -> None:
 async def _planned(
     app: App, migration: Migration, direction: Direction, alias: str | None, refusal: str | None, *, fence: bool
 ) -> SwapResult:
-    from qdrant_model_migration.domain.cutover import MOST_NAMED
+    from qdrant_model_migration.domain.moves import MOST_NAMED
     from qdrant_model_migration.operations.swap import plan_swap
 
     ledger = await app.context.ledger(migration.target.connection)
