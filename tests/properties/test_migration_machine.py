@@ -27,7 +27,7 @@ from qdrant_model_migration.operations.backfill import control_backfill, start_b
 from qdrant_model_migration.operations.context import OperationContext, now
 from qdrant_model_migration.operations.create_target import Request, create_target
 from qdrant_model_migration.operations.requests import operation_key
-from qdrant_model_migration.operations.swap import Direction, plan_swap
+from qdrant_model_migration.operations.swap_plan import Direction, plan_swap
 from qdrant_model_migration.settings import Settings, read_settings
 from tests.properties.stepping import Worker, arm
 from tests.properties.world import IDS, KINDS, MODEL, NEW, Id, Kind, Raw, State, World

@@ -16,7 +16,7 @@ from qdrant_model_migration.errors import Interrupted, MigrationError, Refused
 from qdrant_model_migration.operations.context import OperationContext, now
 from qdrant_model_migration.operations.finish import plan_finish
 from qdrant_model_migration.operations.finish_fields import Action
-from qdrant_model_migration.operations.swap import Direction, plan_swap
+from qdrant_model_migration.operations.swap_plan import Direction, plan_swap
 from qdrant_model_migration.operations.work import Work
 from qdrant_model_migration.qdrant.gateway import Gateway
 from qdrant_model_migration.results import FinishOutcome, SwapOutcome, SwapPlan, Verification

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict
 
 from qdrant_model_migration.domain.migration import Migration
 from qdrant_model_migration.domain.phases import Phase
-from qdrant_model_migration.domain.recipe import Moved
+from qdrant_model_migration.domain.recipe import Cutover, Moved
 from qdrant_model_migration.errors import Refused
 from qdrant_model_migration.results import Comparison, Move, SwapPlan
 
@@ -115,6 +115,14 @@ def given_up(migration: Migration) -> Migration:
     """A swap that moved no alias, or put them back: its marks say nothing any more. Those of an earlier cutover stay for the rollback."""
     is_forward = migration.phase is not Phase.CUT_OVER
     return migration.model_copy(update={"intent": None, **({"cutover": None} if is_forward else {})})
+
+
+def settled_back(migration: Migration) -> Cutover | None:
+    """With the aliases moved back, what the target got up to the fence is carried back or listed: from now on it is nobody's newer write."""
+    cutover = migration.cutover
+    if cutover is None or cutover.settled_at is None:
+        return cutover
+    return cutover.model_copy(update={"target_watermark": cutover.settled_at, "settled_at": None})
 
 
 def is_fence_of_use(migration: Migration, direction: Literal["forward", "back"]) -> bool:
