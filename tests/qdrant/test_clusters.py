@@ -452,7 +452,7 @@ async def test_changes_through_both_peers_are_all_kept(cluster: QdrantCluster, n
 
         async def change(number: int) -> None:
             for _ in range(5):
-                await ledgers[number % 2]._change("lease", "m-1", "", Lease, beat)
+                await ledgers[number % 2].records.change("lease", "m-1", "", Lease, beat)
 
         async with anyio.create_task_group() as group:
             for number in range(4):
@@ -465,7 +465,7 @@ async def until_all_agree(ledger: Ledger, revision: int | None = None) -> int:
     for _ in range(600):
         with suppress(UnexpectedResponse):
             found = await ledger.gateway.call.rest.retrieve(
-                ledger.collection, [ledger._id("lease", "m-1", "")], consistency=models.ReadConsistencyType.ALL
+                ledger.collection, [ledger.records.point_id("lease", "m-1", "")], consistency=models.ReadConsistencyType.ALL
             )
             if found and found[0].payload and revision in (None, found[0].payload["revision"]):
                 return int(found[0].payload["revision"])
