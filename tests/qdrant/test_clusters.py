@@ -14,13 +14,13 @@ from qdrant_client.http.exceptions import UnexpectedResponse
 from qdrant_model_migration.domain.collection import Replica, config_differences, shard_key_config
 from qdrant_model_migration.domain.points import Point
 from qdrant_model_migration.domain.records import Lease
+from qdrant_model_migration.environment import read_settings
 from qdrant_model_migration.errors import ConnectionFailed, Refused, RequestRejected, Unsupported
 from qdrant_model_migration.operations.context import OperationContext
 from qdrant_model_migration.operations.inspect import inspect
 from qdrant_model_migration.operations.sweep import has_numbers
 from qdrant_model_migration.qdrant.gateway import Gateway
 from qdrant_model_migration.qdrant.ledger import Ledger
-from qdrant_model_migration.settings import read_settings
 from tests.clusters import QdrantCluster
 from tests.conftest import Backend, NewCluster
 from tests.qdrant.seeds import opened

@@ -11,7 +11,7 @@ import pytest
 from mcp import Client
 
 from qdrant_model_migration.app import build_server
-from qdrant_model_migration.settings import read_settings
+from qdrant_model_migration.environment import read_settings
 from tests.mcp.hosts import Host
 
 

@@ -11,10 +11,10 @@ from mcp.types import ElicitRequestParams, ElicitResult
 
 from qdrant_model_migration.app import build_server
 from qdrant_model_migration.domain.cutover import plan_code
+from qdrant_model_migration.environment import read_settings
 from qdrant_model_migration.errors import ConnectionFailed, MigrationError, NotFound
 from qdrant_model_migration.operations import finding
 from qdrant_model_migration.operations.plans import MOST_WRONG_CODES
-from qdrant_model_migration.settings import read_settings
 from tests.conftest import Backend
 from tests.mcp.hosts import Answer, Host, hosted
 from tests.qdrant.seeds import NEW, OLD, opened, seed

@@ -28,7 +28,8 @@ from qdrant_model_migration.errors import (
     Unsupported,
 )
 from qdrant_model_migration.qdrant.clock import SharedClock
-from qdrant_model_migration.settings import Connection, redacted
+from qdrant_model_migration.redaction import redacted
+from qdrant_model_migration.settings import Connection
 
 T = TypeVar("T")
 MAX_MESSAGE = 300
