@@ -169,7 +169,10 @@ async def _work(migration_id: str, connection: str | None, log: str | None, idle
                 idle_exit_s=idle_exit,
                 stand_by=lambda migration: spawn_worker(context.settings, migration, stands_by=True),
             )
-            await (drive_when_needed(context, driver, migration_id, connection) if stand_by else driver.run())
+            if stand_by:
+                await drive_when_needed(context, driver, migration_id, connection, is_stopping=asked.is_set)
+            else:
+                await driver.run()
         except MigrationError as error:
             failure.append(error)
         group.cancel_scope.cancel()

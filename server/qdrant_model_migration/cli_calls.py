@@ -20,7 +20,7 @@ from qdrant_model_migration.cli_output import ProgressLine, print_plan, print_re
 from qdrant_model_migration.environment import read_settings
 from qdrant_model_migration.errors import MigrationError
 from qdrant_model_migration.redaction import log_to_stderr
-from qdrant_model_migration.results import FinishResult, Result, StatusResult, SwapPlan, SwapResult
+from qdrant_model_migration.results import FinishResult, Result, StatusResult, SwapPlan, SwapResult, VerifyResult
 from qdrant_model_migration.settings import Settings
 from qdrant_model_migration.tools.support import ToolSpec
 
@@ -190,6 +190,9 @@ def exit_code(result: Result) -> int:
         return STILL_RUNNING
     if isinstance(result, StatusResult):
         return ERROR if result.error else DONE
+    if isinstance(result, VerifyResult) and result.phase == "cut_over" and not result.bad_vectors and not result.provenance.wrong:
+        # The app writes on to the collection that serves: that it differs from the old one is no fault.
+        return DONE
     found = result.model_dump(include={"is_complete", "verification", "gate", "verdict", "refusal"})
     is_no = (
         found.get("is_complete") is False

@@ -19,7 +19,7 @@ from qdrant_model_migration.operations.finish_fields import Action
 from qdrant_model_migration.operations.swap_plan import Direction, plan_swap
 from qdrant_model_migration.operations.work import Work
 from qdrant_model_migration.qdrant.gateway import Gateway
-from qdrant_model_migration.results import FinishOutcome, SwapOutcome, SwapPlan, Verification
+from qdrant_model_migration.results import FinishOutcome, FinishPlan, SwapOutcome, SwapPlan, Verification
 from qdrant_model_migration.worker.operations import carry_out
 from qdrant_model_migration.worker.pipeline import Pipeline
 from tests.conftest import Backend
@@ -111,8 +111,11 @@ async def swap(work: Work, direction: Direction = "forward", *, code: str | None
 
 
 async def finish_plan(work: Work, action: Action, *, snapshot_first: bool = False) -> str:
-    migration = await work.ledger.migration(work.id)
-    return (await plan_finish(work.context, migration, action, snapshot_first=snapshot_first)).code
+    return (await planned_finish(work, action, snapshot_first=snapshot_first)).code
+
+
+async def planned_finish(work: Work, action: Action, *, snapshot_first: bool = False) -> FinishPlan:
+    return await plan_finish(work.context, await work.ledger.migration(work.id), action, snapshot_first=snapshot_first)
 
 
 async def finish(work: Work, action: Action, *, snapshot_first: bool = False, code: str | None = None) -> FinishOutcome:

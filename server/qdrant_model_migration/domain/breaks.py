@@ -6,7 +6,7 @@ from qdrant_model_migration.domain.carry_back import LEAST_DELETES, SHARE_OF_DEL
 from qdrant_model_migration.domain.fence import fence_told
 from qdrant_model_migration.domain.migration import Migration
 from qdrant_model_migration.domain.model import ModelSpec
-from qdrant_model_migration.domain.moves import named
+from qdrant_model_migration.domain.moves import MOST_NAMED, named
 from qdrant_model_migration.domain.recipe import Moved
 
 
@@ -109,9 +109,31 @@ def returned(migration: Migration, lost: str | None) -> str:
     )
     return (
         f"{since} is carried back to {source!r}, {made}. A point that was also written to in {source!r} meanwhile stays as it is on each side, and is listed. "
-        f"Points that are gone from {target!r} are deleted in {source!r}, too, unless they are more than {LEAST_DELETES} and {SHARE_OF_DELETES:.0%} of it: then "
-        "none is, and they are counted."
+        f"Points that are gone from {target!r} are deleted in {source!r}, too. Of more than {LEAST_DELETES} and {SHARE_OF_DELETES:.0%} of it the plan says how many they are; what goes far beyond "
+        "that until the readers move is not deleted, and counted."
     )
+
+
+def only_there(migration: Migration) -> tuple[str, ...]:
+    """What goes with a target that served and was left by a rollback."""
+    cutover, target, report = migration.cutover, migration.target.collection, f"migration://{migration.id}/report"
+    if cutover is None:
+        return ()
+    if cutover.returned is None:
+        return (
+            f"What was written to {target!r} from {cutover.at} until the rollback was not carried back: it goes with {target!r}. Copy what is needed first.",
+        )
+    found: list[str] = []
+    if cutover.conflicts:
+        named = ", ".join(cutover.conflicts[:MOST_NAMED])
+        found.append(
+            f"{len(cutover.conflicts):,} points were left as they are on each side by the rollback, for example {named}; {report} lists them. What {target!r} holds of "
+            "them is nowhere else and goes with it: copy it first where it is needed."
+        )
+    kept = cutover.returned.unresolved - len(cutover.conflicts)
+    if kept > 0:
+        found.append(f"{kept:,} points that were deleted in {target!r} while it served are still in {migration.source.collection!r}.")
+    return tuple(found)
 
 
 def breaks_back(migration: Migration, names: str) -> str:

@@ -13,7 +13,7 @@ from qdrant_model_migration.operations.context import now
 from qdrant_model_migration.operations.fencing import check_fence_age, lift_fence
 from qdrant_model_migration.operations.returning import carry_back_after_moves, carry_back_before_moves
 from qdrant_model_migration.operations.speed import check_speed
-from qdrant_model_migration.operations.swap_plan import Direction, checked_facts
+from qdrant_model_migration.operations.swap_plan import Direction, agreed_deletes, checked_facts
 from qdrant_model_migration.operations.sweep import keep_in_cutover, sweep_until_quiet
 from qdrant_model_migration.operations.work import Work
 from qdrant_model_migration.results import SwapOutcome, WriteGap
@@ -94,6 +94,8 @@ async def _prepared(work: Work, direction: Direction, alias: str | None, code: s
         await check_speed(work)
         mark = await close_the_lag(work, is_fenced=is_fenced)
     else:
+        if deletes := await agreed_deletes(work, code):
+            await keep_in_cutover(work, agreed_deletes=deletes)
         cutover = await carry_back_before_moves(work, is_fenced=is_fenced)
     # That takes a while; the plan must still fit the facts at the moment of the move.
     facts = await checked_facts(work, direction, alias, code, checks_age=False)

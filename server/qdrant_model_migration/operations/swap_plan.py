@@ -7,6 +7,7 @@ from typing import Literal
 import anyio
 
 from qdrant_model_migration.domain.breaks import breaks_back, breaks_of, returned
+from qdrant_model_migration.domain.carry_back import most_deletes
 from qdrant_model_migration.domain.cutover import SwapFacts, check_gates, comparison_line, is_fence_of_use, overrides_of, shown
 from qdrant_model_migration.domain.fence import fence_told, why_unfenced
 from qdrant_model_migration.domain.migration import Migration
@@ -15,7 +16,7 @@ from qdrant_model_migration.domain.points import tag
 from qdrant_model_migration.domain.verification import Tally
 from qdrant_model_migration.errors import NotFound, Refused
 from qdrant_model_migration.operations.altered import told
-from qdrant_model_migration.operations.carry_back import why_not
+from qdrant_model_migration.operations.carry_back import count_gone, why_not
 from qdrant_model_migration.operations.context import OperationContext
 from qdrant_model_migration.operations.diff import differences, expectation
 from qdrant_model_migration.operations.plans import issue_plan, redeem
@@ -123,8 +124,12 @@ async def plan_swap(
     """Make and keep a plan; changes nothing."""
     try:
         facts = await swap_facts(context, migration, direction, alias, fence=fence)
+        deletes = 0
         if direction == "back" and await why_not(context, migration) is not None:
             facts = facts.model_copy(update={"losses": await _losses(context, migration)})
+        elif direction == "back":
+            deletes, told_so = await _deletes(context, migration)
+            facts = facts.model_copy(update={"losses": told_so})
     except NotFound as error:
         raise await told(context, migration, error) from None
     code, expires_at = await issue_plan(
@@ -133,7 +138,7 @@ async def plan_swap(
         kind="swap",
         name=facts.moves[0].alias,
         digest=_digest(migration, facts),
-        arguments={"direction": direction, "alias": alias, "fence": fence},
+        arguments={"direction": direction, "alias": alias, "fence": fence, **({"deletes": deletes} if deletes else {})},
         text=_question(facts),
         overrides=facts.overrides,
     )
@@ -143,7 +148,7 @@ async def plan_swap(
 def _question(facts: SwapFacts) -> str:
     moves = "; ".join(f"alias {m.alias!r}: {m.previous or '(new)'} -> {m.current or '(removed)'}" for m in facts.moves)
     accepts = f" Agreeing accepts: {'; '.join(facts.overrides)}." if facts.overrides else ""
-    return f"{moves}. {' '.join(facts.breaks[:2])}{accepts}"
+    return f"{moves}. {' '.join((*facts.breaks[:2], *facts.losses))}{accepts}"
 
 
 async def why_void(context: OperationContext, migration: Migration, direction: Direction, alias: str | None, code: str) -> str | None:
@@ -163,6 +168,12 @@ async def _has_fence(ledger: Ledger, migration_id: str, code: str) -> bool:
     return plan is None or bool(plan.arguments.get("fence", True))
 
 
+async def agreed_deletes(work: Work, code: str) -> int:
+    """Points that the plan of a rollback said are deleted in the source; 0 where they are too few to be asked about."""
+    plan = await work.ledger.plan(work.id, code)
+    return int(plan.arguments.get("deletes", 0)) if plan is not None else 0
+
+
 async def checked_facts(work: Work, direction: Direction, alias: str | None, code: str, *, checks_age: bool) -> SwapFacts:
     """The facts as they are now, where they are those of the plan.
 
@@ -179,6 +190,21 @@ async def checked_facts(work: Work, direction: Direction, alias: str | None, cod
 
 def _digest(migration: Migration, facts: SwapFacts) -> str:
     return facts.digest(with_counts=migration.writes == "frozen")
+
+
+async def _deletes(context: OperationContext, migration: Migration) -> tuple[int, tuple[str, ...]]:
+    """Points that the way back deletes in the source, where they are so many that a person has to agree; and what is said of them."""
+    work = await open_work(context, migration, read_only_check)
+    most, source, target = most_deletes(work.source_collection.points), migration.source.collection, migration.target.collection
+    with anyio.move_on_after(COUNT_S):
+        gone = await count_gone(work)
+        if gone <= most:
+            return 0, ()
+        return gone, (
+            f"Just now {gone:,} points of {source!r} are gone from {target!r}, {gone / max(1, work.source_collection.points):.0%} of it. Agreeing deletes them in "
+            f"{source!r}, too. If they were not deleted on purpose, say no and look at {target!r} first.",
+        )
+    return 0, (f"How many points are gone from {target!r} could not be counted within {COUNT_S:.0f} s.",)
 
 
 async def _losses(context: OperationContext, migration: Migration) -> tuple[str, ...]:

@@ -13,9 +13,8 @@ from qdrant_model_migration.domain.points import Payload, Point, PointId, Server
 from qdrant_model_migration.errors import BatchTooLarge, RateLimited, RequestRejected
 from qdrant_model_migration.qdrant import translate
 from qdrant_model_migration.qdrant.client import Caller
+from qdrant_model_migration.qdrant.counting import count_by_reading
 
-COUNT_PAGE = 100
-"""Small enough for any strict mode that allows searches at all."""
 VERSION_PAGE = 500
 
 
@@ -97,12 +96,7 @@ class Points:
         try:
             return (await self._call(lambda: self._call.rest.count(collection, exact=True))).count
         except RequestRejected:
-            total, offset = 0, None
-            while True:
-                page, offset = await self.ids(collection, offset=offset, limit=COUNT_PAGE)
-                total += len(page)
-                if offset is None:
-                    return total
+            return await count_by_reading(lambda offset, limit: self.ids(collection, offset=offset, limit=limit))
 
     async def sample(self, collection: str, size: int, *, vectors: Sequence[str] = ()) -> list[Point]:
         """Points drawn at random by the server, with payloads."""

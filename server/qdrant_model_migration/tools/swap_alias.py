@@ -164,6 +164,7 @@ def _swapped(notice: str, migration: Migration, direction: Direction, outcome: S
     if gap.unresolved:
         warnings.append(
             f"{gap.unresolved} points differ and it cannot be told which side is newer, for example {', '.join(gap.unresolved_samples[:3])}."
+            + (f" migration://{migration.id}/report lists them." if direction == "back" else "")
         )
     fills = NextStep(
         tool="start_backfill", arguments={"migration_id": migration.id}, why="fill the new field of the collection that serves now"
