@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from functools import partialmethod
 from typing import Any
 
+import anyio
 import pytest
 
 from qdrant_model_migration.domain.model import Side
@@ -24,7 +25,7 @@ from qdrant_model_migration.worker.operations import carry_out
 from qdrant_model_migration.worker.pipeline import Pipeline
 from tests.conftest import Backend
 from tests.qdrant.seeds import seed
-from tests.qdrant.works import work_on
+from tests.qdrant.works import acting_once, work_on
 from tests.servers import QdrantServer
 
 OLD_VECTOR = [0.1] * 64
@@ -144,19 +145,11 @@ Act = Callable[[], Awaitable[None]]
 def acting_before(monkeypatch: pytest.MonkeyPatch, owner: Any, function: str, act: Act) -> Iterator[None]:
     """Let an app act once, right before the function is first called."""
     real = getattr(owner, function)
-    is_done = False
-
-    async def acting(*arguments: Any, **options: Any) -> Any:
-        nonlocal is_done
-        if not is_done:
-            is_done = True
-            await act()
-        return await real(*arguments, **options)
-
+    acted = anyio.Event()
     with monkeypatch.context() as patch:
-        patch.setattr(owner, function, acting)
+        patch.setattr(owner, function, acting_once(real, act, acted))
         yield
-    assert is_done
+    assert acted.is_set()
 
 
 # --- the app

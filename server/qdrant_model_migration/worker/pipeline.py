@@ -7,7 +7,6 @@ another, so everything before the cursor is written. Memory is bounded by the nu
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from functools import partial
 
 import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
@@ -15,7 +14,8 @@ from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStre
 from qdrant_model_migration.domain.pacing import Budget
 from qdrant_model_migration.domain.points import Point, PointId, tag
 from qdrant_model_migration.domain.ranges import Range, next_to_draw, range_size
-from qdrant_model_migration.errors import Interrupted, MigrationError
+from qdrant_model_migration.errors import Interrupted
+from qdrant_model_migration.operations.in_parallel import handed_out
 from qdrant_model_migration.operations.work import WINDOW, Work
 from qdrant_model_migration.operations.writing import account, insert_points, make_points
 
@@ -61,27 +61,7 @@ class Pipeline:
         work.progress.stage = "backfilling"
         work.progress.total = work.source_collection.points
         self._count()
-        failures: list[MigrationError] = []
-        send, receive = anyio.create_memory_object_stream[Range](RANGES_AHEAD)
-        async with anyio.create_task_group() as group:
-
-            async def guarded(act: Callable[[], Awaitable[None]]) -> None:
-                try:
-                    await act()
-                except MigrationError as error:
-                    # Raised outside: a task group would wrap it. The others stop at their next write.
-                    failures.append(error)
-                    group.cancel_scope.cancel()
-                except anyio.BrokenResourceError:
-                    # Nobody takes ranges any more: the failure of the last one who did is on its way.
-                    return
-
-            group.start_soon(guarded, partial(self._draw, send))
-            for _ in range(work.pace.concurrency or DEFAULT_CONCURRENCY):
-                group.start_soon(guarded, partial(self._work_ranges, receive.clone()))
-            receive.close()
-        if failures:
-            raise failures[0]
+        await handed_out(self._draw, self._work_ranges, ahead=RANGES_AHEAD, workers=work.pace.concurrency or DEFAULT_CONCURRENCY)
 
     async def _draw(self, send: MemoryObjectSendStream[Range]) -> None:
         """Hand out the ranges that are recorded and not done, then draw on where the recorded ones end."""
