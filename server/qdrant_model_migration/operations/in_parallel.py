@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
@@ -12,6 +12,8 @@ from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStre
 from qdrant_model_migration.errors import MigrationError
 
 Item = TypeVar("Item")
+A = TypeVar("A")
+B = TypeVar("B")
 
 AT_ONCE = 4
 
@@ -97,3 +99,27 @@ async def handed_out(
         receive.close()
     if errors:
         raise errors[0]
+
+
+async def both(first: Callable[[], Awaitable[A]], second: Callable[[], Awaitable[B]]) -> tuple[A, B]:
+    """Await two things at once; what each returned.
+
+    Raises:
+        MigrationError: the first that one of them raised, once the other has ended: nothing is cut off in the middle of a write.
+    """
+    results: list[object] = [None, None]
+    errors: list[MigrationError] = []
+
+    async def act(place: int, do: Callable[[], Awaitable[object]]) -> None:
+        try:
+            results[place] = await do()
+        except MigrationError as error:
+            # Raised outside: a task group would wrap it.
+            errors.append(error)
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(act, 0, first)
+        group.start_soon(act, 1, second)
+    if errors:
+        raise errors[0]
+    return cast(tuple[A, B], tuple(results))

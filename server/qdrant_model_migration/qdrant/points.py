@@ -82,8 +82,10 @@ class Points:
         if not ids:
             return {}
         wanted: Any = False if not vectors else (True if "" in vectors else list(vectors))
+        # Payloads by REST: gRPC turns integers above 2^63-1 into floats.
+        client = self._call.rest if payload else self._call.fast
         records = await self._call(
-            lambda: self._call.rest.retrieve(collection, list(ids), with_payload=payload, with_vectors=wanted, shard_key_selector=shard_key)
+            lambda: client.retrieve(collection, list(ids), with_payload=payload, with_vectors=wanted, shard_key_selector=shard_key)
         )
         return {p.id: p for p in (translate.point(r) for r in records)}
 
