@@ -89,11 +89,11 @@ def _filling() -> Iterator[list[float]]:
             await super().run()
             took.append(time.perf_counter() - began)
 
-    phase_work.Pipeline = Timed  # type: ignore[misc,attr-defined]
+    phase_work.Pipeline = Timed  # type: ignore[attr-defined]
     try:
         yield took
     finally:
-        phase_work.Pipeline = Pipeline  # type: ignore[misc,attr-defined]
+        phase_work.Pipeline = Pipeline  # type: ignore[attr-defined]
 
 
 @asynccontextmanager
