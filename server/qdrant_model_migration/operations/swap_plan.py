@@ -169,7 +169,7 @@ async def _has_fence(ledger: Ledger, migration_id: str, code: str) -> bool:
 
 
 async def agreed_deletes(work: Work, code: str) -> int:
-    """Points that the plan of a rollback said are deleted in the source; 0 where they are too few to be asked about."""
+    """Points that were to be deleted in the source when the plan of a rollback was made; what comes later must stay below the bound."""
     plan = await work.ledger.plan(work.id, code)
     return int(plan.arguments.get("deletes", 0)) if plan is not None else 0
 
@@ -193,13 +193,13 @@ def _digest(migration: Migration, facts: SwapFacts) -> str:
 
 
 async def _deletes(context: OperationContext, migration: Migration) -> tuple[int, tuple[str, ...]]:
-    """Points that the way back deletes in the source, where they are so many that a person has to agree; and what is said of them."""
+    """Points that the way back would delete in the source now; and what is said where they are so many that a person has to agree."""
     work = await open_work(context, migration, read_only_check)
     most, source, target = most_deletes(work.source_collection.points), migration.source.collection, migration.target.collection
     with anyio.move_on_after(COUNT_S):
         gone = await count_gone(work)
         if gone <= most:
-            return 0, ()
+            return gone, ()
         return gone, (
             f"Just now {gone:,} points of {source!r} are gone from {target!r}, {gone / max(1, work.source_collection.points):.0%} of it. Agreeing deletes them in "
             f"{source!r}, too. If they were not deleted on purpose, say no and look at {target!r} first.",
