@@ -518,6 +518,7 @@ class Comparison(Wire):
     gate: Literal["pass", "fail", "not_required"] = "not_required"
     notes: list[str] = []
     documents: int = 0
+    searched: Literal["exact", "template"] = Field(default="exact", description="how the hits were found that the metrics rest on")
     at: str = ""
 
 
@@ -535,6 +536,7 @@ class CompareResult(Result):
     index_recall: dict[str, float] = {}
     most_changed: list[ChangedQuery] = []
     gate: Literal["pass", "fail", "not_required"] = "not_required"
+    searched: Literal["exact", "template"] = Field(default="exact", description="how the hits were found that the metrics rest on")
     progress: Progress | None = None
 
 
