@@ -337,8 +337,8 @@ async def test_what_this_version_does_not_do_is_refused_not_ignored(
         assert "twice" in refusal
         refusal = await host.refused("create_target", collection=name, strategy="new_collection")
         assert "'model' is missing" in refusal
-        refusal = await host.refused("compare_models", collection=name, models=[OLD, NEW], slice_field="x")
-        assert "not in this version" in refusal
+        refusal = await host.refused("compare_models", collection=name, models=[OLD, NEW], slice_field=" ")
+        assert "'slice_field' is blank" in refusal
         refusal = await host.refused("compare_models", collection=name, models=[OLD, NEW], search_template='{"query": "{query}"}')
         assert "two sides of a migration" in refusal
         refusal = await host.refused("compare_models", collection=name)

@@ -24,6 +24,7 @@ from qdrant_model_migration.operations.context import OperationContext
 from qdrant_model_migration.operations.queries import generated, read_queries, with_points
 from qdrant_model_migration.operations.scratch import Report
 from qdrant_model_migration.operations.sides import Field, SearchedSide, measure_index, questions, search_all, texts_of
+from qdrant_model_migration.operations.slicing import check_slice_field, slices_of
 from qdrant_model_migration.operations.templating import check_answers, with_template
 from qdrant_model_migration.operations.work import texts_of_migration
 from qdrant_model_migration.qdrant.gateway import Gateway
@@ -39,6 +40,7 @@ async def compare_migration(
     qrels_file: str | None = None,
     id_field: str | None = None,
     search_template: str | Mapping[str, Any] | None = None,
+    slice_field: str | None = None,
     k: int = 10,
     margin: float = 0.01,
     seed: int = 0,
@@ -55,6 +57,7 @@ async def compare_migration(
         MigrationError: Qdrant or a model failed.
     """
     check_arguments(k, margin)
+    check_slice_field(slice_field)
     limit = depth(k, migration.gate)
     template = None if search_template is None else parsed(search_template)
     plans = sides_of(migration)
@@ -81,12 +84,13 @@ async def compare_migration(
     outcome = await anyio.to_thread.run_sync(
         lambda: compared(chosen.queries, runs[0], runs[1:], basis=chosen.basis, k=k, margin=margin, gate=migration.gate, seed=seed)
     )
+    parts = await slices_of(base.gateway, base.collection, slice_field, chosen, runs[0], outcome, k=k, margin=margin, seed=seed)
     changed = [change.query.id for change in outcome.changes]
     texts = {side.label: await _texts_shown(side, run, changed, text) for side, run in zip(sides, runs, strict=True)}
-    notes = [*notes, *await _notes(migration, sides), *index_notes]
+    notes = [*notes, *parts.pop("notes", []), *await _notes(migration, sides), *index_notes]
     found = comparison_of(outcome, chosen, runs, texts=texts, k=k, margin=margin, documents=base.collection.points, notes=notes)
     how = "exact" if template is None else "template"
-    return found.model_copy(update={"latency_ms": latencies, "index_recall": recalls, "searched": how})
+    return found.model_copy(update={"latency_ms": latencies, "index_recall": recalls, "searched": how, **parts})
 
 
 async def _opened(context: OperationContext, migration: Migration, plans: Sequence[SidePlan]) -> list[SearchedSide]:

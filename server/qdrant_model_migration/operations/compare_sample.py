@@ -22,6 +22,7 @@ from qdrant_model_migration.operations.context import OperationContext, now
 from qdrant_model_migration.operations.overview import resolve_allowed
 from qdrant_model_migration.operations.queries import read_queries, sampled, with_points
 from qdrant_model_migration.operations.scratch import Report, run_on_sample
+from qdrant_model_migration.operations.slicing import check_slice_field, slices_of
 from qdrant_model_migration.qdrant.gateway import Gateway
 from qdrant_model_migration.results import Comparison
 
@@ -41,6 +42,7 @@ async def compare_on_sample(
     queries_file: str | None = None,
     qrels_file: str | None = None,
     id_field: str | None = None,
+    slice_field: str | None = None,
     sample_size: int = 1000,
     k: int = 10,
     margin: float = 0.01,
@@ -60,6 +62,7 @@ async def compare_on_sample(
         MigrationError: Qdrant or a model failed.
     """
     check_arguments(k, margin)
+    check_slice_field(slice_field)
     limit = depth(k, gate)
     if not 2 <= len(models) <= MAX_MODELS:
         raise Refused(f"Nothing was compared: 'models' names {len(models)}; give 2 to {MAX_MODELS}, the baseline first.")
@@ -97,12 +100,14 @@ async def compare_on_sample(
     outcome = await anyio.to_thread.run_sync(
         lambda: compared(final.queries, runs[0], runs[1:], basis=final.basis, k=k, margin=margin, gate=gate, seed=seed)
     )
+    parts = await slices_of(gateway, described, slice_field, final, runs[0], outcome, k=k, margin=margin, seed=seed)
+    notes += parts.pop("notes", [])
     texts = {document.id: document.text for document in documents}
     found = comparison_of(
         outcome, chosen, runs, texts=dict.fromkeys(labels, texts), k=k, margin=margin, documents=len(documents), notes=notes
     )
     kept = await _keep_evidence(context, connection, name, embedders, labels, found)
-    return found.model_copy(update={"notes": [*found.notes, *kept]})
+    return found.model_copy(update={"notes": [*found.notes, *kept], **parts})
 
 
 async def _dense(context: OperationContext, model: str, collection: str, connection: str | None) -> Embedder:

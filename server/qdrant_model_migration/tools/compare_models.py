@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from mcp.server.mcpserver import Context
 from pydantic import BaseModel, Field
 
-from qdrant_model_migration.errors import Refused, Unsupported
+from qdrant_model_migration.errors import Refused
 from qdrant_model_migration.results import CompareResult, Comparison, NextStep, Progress
 from qdrant_model_migration.tools.support import Connection, ToolSpec, again, app_of, read_only, reporter, without_none
 
@@ -55,7 +55,10 @@ async def compare_models(
             'vector, {"text": "{text}", "model": …} for what the server embeds; asked of both sides'
         ),
     ] = None,
-    slice_field: Annotated[str | None, Field(description="not in this version", max_length=255)] = None,
+    slice_field: Annotated[
+        str | None,
+        Field(description="payload field (language, source, tenant) by which queries are sliced; the worst slice is named", max_length=255),
+    ] = None,
     k: Annotated[int, Field(description="results looked at", ge=1, le=100)] = 10,
     sample_size: Annotated[int, Field(description="without a migration: documents embedded", ge=10, le=20_000)] = 1000,
     margin: Annotated[float, Field(description="a difference that does not matter", ge=0, le=1)] = 0.01,
@@ -65,10 +68,10 @@ async def compare_models(
     from qdrant_model_migration.operations.requests import operation_key
 
     app = app_of(ctx)
-    if slice_field is not None:
-        raise Unsupported("Nothing was compared: 'slice_field' is not in this version; leave it out.")
     asked = [q if isinstance(q, str) else q.model_dump(exclude_none=True) for q in queries] if queries is not None else None
-    shared = without_none({"queries": asked, "queries_file": queries_file, "qrels_file": qrels_file, "id_field": id_field}) | {
+    shared = without_none(
+        {"queries": asked, "queries_file": queries_file, "qrels_file": qrels_file, "id_field": id_field, "slice_field": slice_field}
+    ) | {
         "k": k,
         "margin": margin,
     }
@@ -223,6 +226,9 @@ def _result(notice: str, found: Comparison, migration_id: str | None, step: Next
         most_changed=found.most_changed,
         gate=found.gate,
         searched=found.searched,
+        counts=found.counts,
+        slices=found.slices,
+        worst_slice=found.worst_slice,
     )
 
 
