@@ -21,7 +21,7 @@ from qdrant_model_migration.embedders.base import AnyEmbedder
 from qdrant_model_migration.errors import ModelNotUsable, Refused
 from qdrant_model_migration.operations.compare_answer import SHOWN, comparison_of, distinct
 from qdrant_model_migration.operations.context import OperationContext
-from qdrant_model_migration.operations.queries import generated, read_queries, with_points
+from qdrant_model_migration.operations.queries import check_sources, generated, past, read_queries, with_points
 from qdrant_model_migration.operations.scratch import Report
 from qdrant_model_migration.operations.sides import Field, SearchedSide, measure_index, questions, search_all, texts_of
 from qdrant_model_migration.operations.slicing import check_slice_field, slices_of
@@ -38,6 +38,7 @@ async def compare_migration(
     queries: Sequence[object] | None = None,
     queries_file: str | None = None,
     qrels_file: str | None = None,
+    queries_field: str | None = None,
     id_field: str | None = None,
     search_template: str | Mapping[str, Any] | None = None,
     slice_field: str | None = None,
@@ -58,6 +59,7 @@ async def compare_migration(
     """
     check_arguments(k, margin)
     check_slice_field(slice_field)
+    check_sources(queries, queries_file, queries_field)
     limit = depth(k, migration.gate)
     template = None if search_template is None else parsed(search_template)
     plans = sides_of(migration)
@@ -72,7 +74,9 @@ async def compare_migration(
         sides, about = await with_template(template, plans, sides, k)
         notes += about
     base, text = sides[0], await texts_of_migration(context, migration)
-    if raw is None:
+    if queries_field is not None:
+        chosen = await past(context, base.gateway, base.collection, queries_field, seed)
+    elif raw is None:
         chosen = await _generated(base, migration, text, seed)
     else:
         chosen = await with_points(base.gateway, base.collection, raw, origin, id_field)

@@ -40,9 +40,17 @@ async def compare_models(
         list[Annotated[str, Field(max_length=8000)] | Query] | None,
         Field(description="real queries of the app are best; generated when left out", max_length=10_000),
     ] = None,
-    queries_file: Annotated[str | None, Field(description="JSONL in an allowed directory", max_length=500)] = None,
+    queries_file: Annotated[
+        str | None, Field(description="in an allowed directory: JSONL, TREC topics, id and text by tab, or a BEIR folder", max_length=500)
+    ] = None,
     qrels_file: Annotated[
         str | None, Field(description="relevance judgements (BEIR or TREC) in an allowed directory", max_length=500)
+    ] = None,
+    queries_field: Annotated[
+        str | None,
+        Field(
+            description="payload field that holds past queries, to be drawn from; 'collection/field' for another collection", max_length=512
+        ),
     ] = None,
     id_field: Annotated[
         str | None, Field(description="payload field that the judgements' ids name; 'point' for point ids", max_length=255)
@@ -69,9 +77,8 @@ async def compare_models(
 
     app = app_of(ctx)
     asked = [q if isinstance(q, str) else q.model_dump(exclude_none=True) for q in queries] if queries is not None else None
-    shared = without_none(
-        {"queries": asked, "queries_file": queries_file, "qrels_file": qrels_file, "id_field": id_field, "slice_field": slice_field}
-    ) | {
+    sources = {"queries": asked, "queries_file": queries_file, "qrels_file": qrels_file, "queries_field": queries_field}
+    shared = without_none({**sources, "id_field": id_field, "slice_field": slice_field}) | {
         "k": k,
         "margin": margin,
     }
