@@ -545,6 +545,7 @@ class Comparison(Wire):
     counts: QueryCounts = QueryCounts()
     slices: list[Slice] = Field(default=[], description="the primary metric by value of slice_field, worst first")
     worst_slice: str | None = Field(default=None, description="value of the slice that loses most, of those with enough queries")
+    truncated: dict[str, float] = Field(default={}, description="share of sampled documents that a model does not read to the end")
     searched: Literal["exact", "template"] = Field(default="exact", description="how the hits were found that the metrics rest on")
     at: str = ""
 
@@ -566,6 +567,7 @@ class CompareResult(Result):
     counts: QueryCounts = QueryCounts()
     slices: list[Slice] = Field(default=[], description="the primary metric by value of slice_field, worst first")
     worst_slice: str | None = Field(default=None, description="value of the slice that loses most, of those with enough queries")
+    truncated: dict[str, float] = Field(default={}, description="share of sampled documents that a model does not read to the end")
     searched: Literal["exact", "template"] = Field(default="exact", description="how the hits were found that the metrics rest on")
     progress: Progress | None = None
 

@@ -20,6 +20,7 @@ from qdrant_model_migration.domain.texts import NoTexts, Texts, UnreadableTexts
 from qdrant_model_migration.embedders.base import AnyEmbedder
 from qdrant_model_migration.errors import ModelNotUsable, Refused
 from qdrant_model_migration.operations.compare_answer import SHOWN, comparison_of, distinct
+from qdrant_model_migration.operations.confounding import confounders
 from qdrant_model_migration.operations.context import OperationContext
 from qdrant_model_migration.operations.queries import check_sources, generated, past, read_queries, with_points
 from qdrant_model_migration.operations.scratch import Report
@@ -85,16 +86,17 @@ async def compare_migration(
     asked = await questions(sides, chosen.queries, progress)
     runs = [await search_all(side, vectors, limit, progress) for side, vectors in zip(sides, asked, strict=True)]
     latencies, recalls, index_notes = await measure_index(sides, asked, runs, [q.id for q in chosen.queries], k, progress)
+    others, cut = await confounders(sides, asked, runs, recalls, text, k)
     outcome = await anyio.to_thread.run_sync(
         lambda: compared(chosen.queries, runs[0], runs[1:], basis=chosen.basis, k=k, margin=margin, gate=migration.gate, seed=seed)
     )
     parts = await slices_of(base.gateway, base.collection, slice_field, chosen, runs[0], outcome, k=k, margin=margin, seed=seed)
     changed = [change.query.id for change in outcome.changes]
     texts = {side.label: await _texts_shown(side, run, changed, text) for side, run in zip(sides, runs, strict=True)}
-    notes = [*notes, *parts.pop("notes", []), *await _notes(migration, sides), *index_notes]
+    notes = [*notes, *parts.pop("notes", []), *await _notes(migration, sides), *index_notes, *others]
     found = comparison_of(outcome, chosen, runs, texts=texts, k=k, margin=margin, documents=base.collection.points, notes=notes)
     how = "exact" if template is None else "template"
-    return found.model_copy(update={"latency_ms": latencies, "index_recall": recalls, "searched": how, **parts})
+    return found.model_copy(update={"latency_ms": latencies, "index_recall": recalls, "searched": how, "truncated": cut, **parts})
 
 
 async def _opened(context: OperationContext, migration: Migration, plans: Sequence[SidePlan]) -> list[SearchedSide]:

@@ -31,7 +31,8 @@ from qdrant_model_migration.results import Latency
 _TIMED = 200
 """Queries whose latency and index recall are measured, one at a time; more would hardly move a median."""
 _WARM_UP = 5
-_GOOD_INDEX = 0.95
+GOOD_INDEX = 0.95
+"""Recall below which the index itself is a reason for what users see."""
 _WINDOW = 256
 """Sparse and multivector queries between two reports."""
 
@@ -184,7 +185,7 @@ async def measure_index(
             notes.append(
                 f"Collection {side.collection.name!r} is {side.collection.status}: its index is still being built, so its latency will change."
             )
-        if recalls.get(side.label, 1.0) < _GOOD_INDEX:
+        if recalls.get(side.label, 1.0) < GOOD_INDEX:
             notes.append(
                 f"The index of {side.collection.name!r} finds {recalls[side.label]:.1%} of the exact top {k} of {side.label!r}. "
                 + (

@@ -233,6 +233,7 @@ def _result(notice: str, found: Comparison, migration_id: str | None, step: Next
         most_changed=found.most_changed,
         gate=found.gate,
         searched=found.searched,
+        truncated=found.truncated,
         counts=found.counts,
         slices=found.slices,
         worst_slice=found.worst_slice,
