@@ -30,7 +30,7 @@ def served(server: QdrantServer) -> Backend:
     return Backend(name="server", environment=server.environment, version="any")
 
 
-def halves(size: int = 240) -> list[dict[str, str]]:
+def halves(size: int = 120) -> list[dict[str, str]]:
     return [{**payload, "half": "even" if number % 2 == 0 else "odd"} for number, payload in enumerate(corpus(size), start=1)]
 
 
@@ -43,7 +43,7 @@ async def scores_of(context: OperationContext, model: str, payloads: list[dict[s
 async def test_both_sides_are_searched_as_the_app_searches(any_qdrant: Backend, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Against float64 products over the points that the filter leaves; the unnamed vector of the source is 'dense' in the target."""
     payloads = halves()
-    queries = judged_queries(payloads)
+    queries = judged_queries(payloads, 40)
     async with opened(any_qdrant, monkeypatch) as context:
         await filled(context, f"{name}_old", OLD, payloads)
         spec = await filled(context, f"{name}_new", NEW, payloads, field="dense")
@@ -55,7 +55,7 @@ async def test_both_sides_are_searched_as_the_app_searches(any_qdrant: Backend, 
             scores = await scores_of(context, model, payloads, queries)
             scores[:, ::2] = -np.inf  # ids count from 1: the first is odd
             assert measured(found, "ndcg@10")[model] == pytest.approx(ndcg(top(scores, 10), queries), abs=1e-6)
-        assert f"120 of 240 points of '{name}_old' and 120 of 240 points of '{name}_new'" in " ".join(found.notes)
+        assert f"60 of 120 points of '{name}_old' and 60 of 120 points of '{name}_new'" in " ".join(found.notes)
         whole = await compare_migration(context, migration, queries=queries)
         assert whole.searched == "exact"
         assert measured(whole, "ndcg@10") != measured(found, "ndcg@10")
