@@ -51,6 +51,11 @@ class QdrantCluster:
         for peer in reversed(self.peers):
             peer.stop()
 
+    def discard(self) -> None:
+        """Delete what the peers stored; their logs stay."""
+        for peer in self.peers:
+            peer.discard()
+
     def wait_until_met(self) -> None:
         """Return when every peer lists every peer, knows the leader and has nothing left to apply.
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 from hypothesis import settings
@@ -124,9 +125,12 @@ def _unavailable(reason: str) -> BaseException:
     return pytest.skip.Exception(f"no Qdrant server to test against: {reason}")
 
 
-def _running(server: Callable[[], QdrantServer]) -> Iterator[QdrantServer]:
+Started = TypeVar("Started", QdrantServer, QdrantCluster)
+
+
+def _running(make: Callable[[], Started]) -> Iterator[Started]:
     try:
-        made = server()
+        made = make()
     except ServerUnavailable as error:
         raise _unavailable(str(error)) from None
     try:
@@ -196,24 +200,10 @@ def fresh_server(request: pytest.FixtureRequest, new_server: NewServer) -> Qdran
 CLUSTER_VERSION = "1.17.0"
 
 
-def _running_cluster(cluster: Callable[[], QdrantCluster]) -> Iterator[QdrantCluster]:
-    try:
-        made = cluster()
-    except ServerUnavailable as error:
-        raise _unavailable(str(error)) from None
-    try:
-        made.start()
-        yield made
-    finally:
-        made.stop()
-        for peer in made.peers:
-            peer.discard()
-
-
 @pytest.fixture(scope="session")
 def shared_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[QdrantCluster]:
     """Two peers of 1.17.0, shared by the whole run: never stop one of them, and use only collections of your own `name`."""
-    yield from _running_cluster(lambda: QdrantCluster(CLUSTER_VERSION, tmp_path_factory.mktemp("qdrant-cluster")))
+    yield from _running(lambda: QdrantCluster(CLUSTER_VERSION, tmp_path_factory.mktemp("qdrant-cluster")))
 
 
 @pytest.fixture
@@ -234,7 +224,7 @@ def new_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NewCluster
 
     def start(*, peers: int = 2) -> QdrantCluster:
         folder = tmp_path_factory.mktemp("qdrant-cluster")
-        steps = _running_cluster(lambda: QdrantCluster(CLUSTER_VERSION, folder, peers=peers))
+        steps = _running(lambda: QdrantCluster(CLUSTER_VERSION, folder, peers=peers))
         started = next(steps)
         running.append(steps)
         return started

@@ -14,7 +14,8 @@ from qdrant_model_migration.domain.untrusted import visible
 from qdrant_model_migration.errors import MigrationError
 from qdrant_model_migration.operations.context import OperationContext
 from qdrant_model_migration.operations.requests import LocalOperations
-from qdrant_model_migration.settings import Settings, known_secrets, redacted
+from qdrant_model_migration.redaction import known_secrets, redacted
+from qdrant_model_migration.settings import Settings
 from qdrant_model_migration.tools import TOOLS
 from qdrant_model_migration.tools.server import ToolServer
 from qdrant_model_migration.tools.support import App, answering, app_of, told

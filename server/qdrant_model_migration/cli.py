@@ -88,13 +88,13 @@ def serve(
     ] = None,
 ) -> None:
     """Serve MCP: over stdio, as hosts start it, or over HTTP."""
-    from qdrant_model_migration.settings import log_to_stderr
+    from qdrant_model_migration.redaction import log_to_stderr
 
     log_to_stderr(logging.WARNING)
     try:
         with _uncollected():
             from qdrant_model_migration.app import build_server
-            from qdrant_model_migration.settings import read_settings
+            from qdrant_model_migration.environment import read_settings
 
             settings = read_settings()
             server = build_server(settings)
@@ -123,7 +123,7 @@ def worker(
     """Drive one migration: backfill, catch up, carry out what is recorded. By hand, by cron or as a Kubernetes Job."""
     import anyio
 
-    from qdrant_model_migration.settings import log_to_stderr
+    from qdrant_model_migration.redaction import log_to_stderr
 
     log_to_stderr()
     try:
@@ -139,9 +139,9 @@ async def _work(migration_id: str, connection: str | None, log: str | None, idle
     with _uncollected():
         import anyio
 
+        from qdrant_model_migration.environment import read_settings
         from qdrant_model_migration.operations.context import OperationContext
         from qdrant_model_migration.operations.finding import find_migration
-        from qdrant_model_migration.settings import read_settings
         from qdrant_model_migration.worker.driver import Driver
         from qdrant_model_migration.worker.spawn import spawn_worker
         from qdrant_model_migration.worker.standby import drive_when_needed
@@ -169,7 +169,10 @@ async def _work(migration_id: str, connection: str | None, log: str | None, idle
                 idle_exit_s=idle_exit,
                 stand_by=lambda migration: spawn_worker(context.settings, migration, stands_by=True),
             )
-            await (drive_when_needed(context, driver, migration_id, connection) if stand_by else driver.run())
+            if stand_by:
+                await drive_when_needed(context, driver, migration_id, connection, is_stopping=asked.is_set)
+            else:
+                await driver.run()
         except MigrationError as error:
             failure.append(error)
         group.cancel_scope.cancel()
@@ -183,7 +186,7 @@ def demo(
 ) -> None:
     """Show a whole migration on shipped documents, without network or server; with QDRANT_URL in collections of its own there."""
     from qdrant_model_migration.demo import demo as show
-    from qdrant_model_migration.settings import log_to_stderr
+    from qdrant_model_migration.redaction import log_to_stderr
 
     log_to_stderr(logging.ERROR)
     try:
@@ -206,7 +209,7 @@ def doctor(
     import anyio
 
     from qdrant_model_migration.doctor import diagnose, report
-    from qdrant_model_migration.settings import log_to_stderr
+    from qdrant_model_migration.redaction import log_to_stderr
 
     log_to_stderr(logging.CRITICAL)
     checks = anyio.run(diagnose, write, models, clean)
@@ -220,8 +223,8 @@ def config(
     uvx: Annotated[bool, typer.Option("--uvx", help="start it with uvx from the package index instead of this installation")] = False,
 ) -> None:
     """Print the block that adds this server to a host: with absolute paths, without keys. Where it belongs is told on stderr."""
+    from qdrant_model_migration.environment import read_settings
     from qdrant_model_migration.hosts import block_text, by_uvx, environment_of, notes, this_installation
-    from qdrant_model_migration.settings import read_settings
 
     try:
         environment = environment_of(read_settings())

@@ -15,13 +15,14 @@ from pydantic import BaseModel, ConfigDict
 
 from qdrant_model_migration import __version__
 from qdrant_model_migration.domain.model import Side
+from qdrant_model_migration.environment import child_environment, read_settings
 from qdrant_model_migration.errors import AccessDenied, AlreadyExists, ConnectionFailed, MigrationError
 from qdrant_model_migration.operations.context import OperationContext
 from qdrant_model_migration.operations.status import worker_of
 from qdrant_model_migration.qdrant.gateway import GATES, Gateway
 from qdrant_model_migration.qdrant.probe import leftovers, prove_guard, prove_rights
 from qdrant_model_migration.serving import is_loopback
-from qdrant_model_migration.settings import Connection, Settings, child_environment, read_settings
+from qdrant_model_migration.settings import Connection, Settings
 
 State = Literal["ok", "warn", "fail", "skip"]
 PATIENCE_S = 3.0

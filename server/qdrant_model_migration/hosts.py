@@ -97,7 +97,7 @@ _FILES = {
 
 def environment_of(settings: Settings, variables: Mapping[str, str] | None = None) -> dict[str, str]:
     """The environment of the block, as it is set now: never a key."""
-    from qdrant_model_migration.settings import child_environment
+    from qdrant_model_migration.environment import child_environment
 
     variables = child_environment() if variables is None else variables
     default = settings.connection(None)

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from qdrant_model_migration.embedders.catalogue import Catalogue
+from qdrant_model_migration.environment import read_settings
 from qdrant_model_migration.errors import MigrationError, ModelNotUsable, NotFound, Refused, SettingsError
-from qdrant_model_migration.settings import read_settings
 
 MODELS = {
     "house": {"path": "/nowhere", "dimensions": 384},

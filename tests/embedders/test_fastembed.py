@@ -18,8 +18,9 @@ from qdrant_model_migration.domain.model import Side
 from qdrant_model_migration.embedders.base import Embedder
 from qdrant_model_migration.embedders.catalogue import Catalogue
 from qdrant_model_migration.embedders.fastembed import FastEmbedder, load_fastembed
+from qdrant_model_migration.environment import read_settings
 from qdrant_model_migration.errors import BadText, ModelNotUsable, SettingsError
-from qdrant_model_migration.settings import ModelSettings, read_settings
+from qdrant_model_migration.settings import ModelSettings
 from tests.conftest import Cranfield
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"

@@ -14,9 +14,10 @@ from qdrant_model_migration.embedders.catalogue import Catalogue
 from qdrant_model_migration.embedders.checks import check_multivectors
 from qdrant_model_migration.embedders.fastembed_late import load_late_interaction
 from qdrant_model_migration.embedders.retrying import embed_resilient
+from qdrant_model_migration.environment import read_settings
 from qdrant_model_migration.errors import BadText, ModelNotUsable, Refused, SettingsError
 from qdrant_model_migration.operations.agreement import multivector_cosine
-from qdrant_model_migration.settings import ModelSettings, read_settings
+from qdrant_model_migration.settings import ModelSettings
 from tests.conftest import Cranfield
 
 COLBERT = "answerdotai/answerai-colbert-small-v1"

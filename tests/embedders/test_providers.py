@@ -15,8 +15,9 @@ from qdrant_model_migration.embedders.builtin import HashingEmbedder
 from qdrant_model_migration.embedders.catalogue import Catalogue
 from qdrant_model_migration.embedders.providers import ProviderEmbedder, load_provider
 from qdrant_model_migration.embedders.retrying import embed_resilient
+from qdrant_model_migration.environment import read_settings
 from qdrant_model_migration.errors import BadText, BatchTooLarge, Interrupted, ModelNotUsable, NotFound, SettingsError, TransientEmbedding
-from qdrant_model_migration.settings import ModelSettings, read_settings
+from qdrant_model_migration.settings import ModelSettings
 from tests.openai_server import Answer, OpenAIServer, refusal
 
 pytest.importorskip("tiktoken", reason="pydantic-ai-slim[openai] is not installed completely: install the extra 'providers'")

@@ -10,8 +10,8 @@ import pytest
 from qdrant_model_migration.domain.model import Side
 from qdrant_model_migration.embedders.catalogue import Catalogue
 from qdrant_model_migration.embedders.shortened import ShortenedEmbedder
+from qdrant_model_migration.environment import read_settings
 from qdrant_model_migration.errors import BadText, ModelNotUsable
-from qdrant_model_migration.settings import read_settings
 
 
 @pytest.fixture

@@ -16,9 +16,10 @@ from qdrant_model_migration.embedders.catalogue import Catalogue
 from qdrant_model_migration.embedders.checks import check_sparse
 from qdrant_model_migration.embedders.fastembed_sparse import load_sparse
 from qdrant_model_migration.embedders.retrying import embed_resilient
+from qdrant_model_migration.environment import read_settings
 from qdrant_model_migration.errors import BadText, MigrationError, ModelNotUsable, Refused, SettingsError
 from qdrant_model_migration.operations.agreement import sparse_cosine
-from qdrant_model_migration.settings import ModelSettings, read_settings
+from qdrant_model_migration.settings import ModelSettings
 from tests.conftest import Cranfield
 
 BM25, SPLADE = "Qdrant/bm25", "prithivida/Splade_PP_en_v1"

@@ -110,22 +110,40 @@ def differences(
     return found
 
 
-class App(threading.Thread):
+class UntilStopped(threading.Thread):
+    """One of an app's threads: it goes on from entering to leaving; every failure of a request is kept."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self._stop_asked = threading.Event()
+        self.failures: list[str] = []
+
+    def end(self) -> None:
+        self._stop_asked.set()
+        self.join(30)
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
+
+
+class App(UntilStopped):
     """Writes at a steady rate until stopped: new points, full upserts, set_payload on text and on another key, deletes.
 
     `touches` limits it to some ids and kinds; every failure of a request is kept.
     """
 
     def __init__(self, collection: Collection, *, seed: int, per_second: float, ids: list[int | str], size: int = OLD_SIZE) -> None:
-        super().__init__(daemon=True)
+        super().__init__()
         self._rng = random.Random(seed)
         self._collection = collection
         self._pause_s = 1.0 / per_second
         self._ids = list(ids)
         self._size = size
-        self._stop_asked = threading.Event()
         self.writes = 0
-        self.failures: list[str] = []
         self.kinds: tuple[str, ...] = ("new", "upsert", "text", "payload", "delete")
 
     def run(self) -> None:
@@ -156,28 +174,15 @@ class App(threading.Thread):
             self._ids.pop()
             self._collection.delete([chosen])
 
-    def end(self) -> None:
-        self._stop_asked.set()
-        self.join(30)
 
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.end()
-
-
-class Reader(threading.Thread):
+class Reader(UntilStopped):
     """Searches through an alias without a pause, with the vector size of the collection that answers."""
 
     def __init__(self, server: QdrantServer, alias: str, vectors: Callable[[], list[float]]) -> None:
-        super().__init__(daemon=True)
+        super().__init__()
         self._alias = Collection(server, alias)
         self._vectors = vectors
-        self._stop_asked = threading.Event()
         self.answers = 0
-        self.failures: list[str] = []
 
     def run(self) -> None:
         while not self._stop_asked.is_set():
@@ -187,11 +192,3 @@ class Reader(threading.Thread):
                 self.answers += 1
             except OSError as error:
                 self.failures.append(str(error))
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop_asked.set()
-        self.join(30)

@@ -10,11 +10,11 @@ import threading
 import time
 import uuid
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
-from tests.faults.apps import Collection, Raw
+from tests.faults.apps import Collection, Raw, UntilStopped
 from tests.servers import QdrantServer
 
 PointId = int | str
@@ -47,16 +47,15 @@ class Texts:
         return self.texts[self.given % len(self.texts)]
 
 
-class Writer(threading.Thread):
+class Writer(UntilStopped):
     """Writes at a steady rate through the alias; never a vector of the new model. Every failure of a request is kept."""
 
     def __init__(self, alias: Collection, texts: Texts, *, seed: int, per_second: float) -> None:
-        super().__init__(daemon=True)
+        super().__init__()
         self._rng = random.Random(seed)
         self._alias = alias
         self._texts = texts
         self._pause_s = 1.0 / per_second
-        self._stop_asked = threading.Event()
         self._may_write = threading.Event()
         self._may_write.set()
         self._is_idle = threading.Event()
@@ -64,7 +63,6 @@ class Writer(threading.Thread):
         self.expected: dict[PointId, Expected] = {}
         self.deleted: set[PointId] = set()
         self.written: dict[str, int] = dict.fromkeys(KINDS, 0)
-        self.failures: list[str] = []
         self.busy_s = 0.0
         self._numbers = 0
 
@@ -157,14 +155,6 @@ class Writer(threading.Thread):
             self._set_vector(point_id, self._texts.vectors[self.expected[point_id].payload["title"]])
         return chosen
 
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop_asked.set()
-        self.join(30)
-
 
 @dataclass
 class Queries:
@@ -174,17 +164,15 @@ class Queries:
     new: list[Vector]
 
 
-class Reader(threading.Thread):
+class Reader(UntilStopped):
     """Searches through the alias without a pause: by the old model until it changes to the new field and the new model, by itself."""
 
     def __init__(self, server: QdrantServer, alias: str, queries: Queries) -> None:
-        super().__init__(daemon=True)
+        super().__init__()
         self._alias = Collection(server, alias)
         self._queries = queries
         self._field: str | None = None
-        self._stop_asked = threading.Event()
         self.answers = {"old": 0, "new": 0}
-        self.failures: list[str] = []
 
     def change(self, new_field: str) -> None:
         """The deploy of this reader's own next release."""
@@ -204,14 +192,6 @@ class Reader(threading.Thread):
                 self.answers["old" if using is None else "new"] += 1
             except OSError as error:
                 self.failures.append(str(error))
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop_asked.set()
-        self.join(30)
 
 
 def differences(writer: Writer, found: dict[PointId, Raw], new_field: str | None) -> list[str]:

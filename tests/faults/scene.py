@@ -20,14 +20,14 @@ import pytest
 from qdrant_model_migration.domain.migration import Migration
 from qdrant_model_migration.domain.records import Operation, OperationKind
 from qdrant_model_migration.embedders.builtin import HashingEmbedder
+from qdrant_model_migration.environment import child_environment, read_settings
 from qdrant_model_migration.operations.backfill import start_backfill
 from qdrant_model_migration.operations.context import OperationContext
 from qdrant_model_migration.operations.create_target import Request, create_target
 from qdrant_model_migration.operations.requests import carry_out
-from qdrant_model_migration.operations.swap import plan_swap
+from qdrant_model_migration.operations.swap_plan import plan_swap
 from qdrant_model_migration.qdrant.ledger import Ledger
 from qdrant_model_migration.results import FinishOutcome, RepairOutcome, SwapOutcome, Verification
-from qdrant_model_migration.settings import child_environment, read_settings
 from qdrant_model_migration.worker.detach import Drivers
 from tests.faults.apps import OLD_SIZE, SIZE, Collection, Raw, point
 from tests.servers import QdrantServer

@@ -8,10 +8,10 @@ from contextlib import asynccontextmanager
 import pytest
 
 from qdrant_model_migration.domain.points import Point
+from qdrant_model_migration.environment import read_settings
 from qdrant_model_migration.errors import BatchTooLarge, ConnectionFailed, MigrationError, RateLimited
 from qdrant_model_migration.operations.context import OperationContext
 from qdrant_model_migration.qdrant.gateway import Gateway
-from qdrant_model_migration.settings import read_settings
 from tests.faults.apps import Collection
 from tests.faults.proxy import Fault, FaultProxy, Rule
 from tests.servers import QdrantServer

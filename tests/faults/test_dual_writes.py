@@ -21,11 +21,11 @@ from qdrant_client import QdrantClient
 from qdrant_model_migration.domain.migration import Migration
 from qdrant_model_migration.domain.phases import Phase
 from qdrant_model_migration.embedders.builtin import HashingEmbedder
+from qdrant_model_migration.environment import child_environment
 from qdrant_model_migration.operations.backfill import control_backfill, start_backfill
 from qdrant_model_migration.operations.create_target import Request, create_target
 from qdrant_model_migration.operations.repair import repair
 from qdrant_model_migration.operations.work import open_work
-from qdrant_model_migration.settings import child_environment
 from qdrant_model_migration.worker.driver import Driver
 from tests.conftest import Backend
 from tests.faults.apps import OLD_SIZE, Collection, Raw, differences

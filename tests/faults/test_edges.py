@@ -364,7 +364,7 @@ async def test_an_interrupted_deletion_whose_plan_expired_is_not_carried_out(
         plan = await work.ledger.plan(work.id, code)
         assert plan is not None
         assert plan.is_used
-        await work.ledger._write("plan", work.id, code, plan.model_copy(update={"expires_at": 0.0}))
+        await work.ledger.records.write("plan", work.id, code, plan.model_copy(update={"expires_at": 0.0}))
         with pytest.raises(Refused, match="plan expired since"):
             await finish(work, "delete_old", snapshot_first=True, code=code)
         found = await work.ledger.migration(work.id)

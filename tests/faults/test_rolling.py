@@ -19,8 +19,8 @@ import numpy as np
 import pytest
 
 from qdrant_model_migration.domain.model import Side
+from qdrant_model_migration.environment import read_settings
 from qdrant_model_migration.operations.context import OperationContext
-from qdrant_model_migration.settings import read_settings
 from tests.conftest import Cranfield
 from tests.faults import apps
 from tests.faults.apps import Collection, Raw

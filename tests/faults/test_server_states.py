@@ -8,11 +8,11 @@ from pathlib import Path
 import anyio
 import pytest
 
+from qdrant_model_migration.environment import read_settings
 from qdrant_model_migration.errors import ConnectionFailed
 from qdrant_model_migration.operations.backfill import start_backfill
 from qdrant_model_migration.operations.context import OperationContext
 from qdrant_model_migration.operations.status import status
-from qdrant_model_migration.settings import read_settings
 from qdrant_model_migration.worker.driver import Driver
 from tests.faults.apps import App, differences
 from tests.faults.proxy import Call, Fault, FaultProxy, Rule

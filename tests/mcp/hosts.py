@@ -7,8 +7,8 @@ import os
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +83,17 @@ class Host:
             answer = await self.call(tool, **step["arguments"])
         return answer
 
+    async def verified(self, collection: str, model: str, **arguments: Any) -> str:
+        """The migration of a collection's texts to a model, as far as it goes before a swap; its id."""
+        made = await self.call(
+            "create_target", collection=collection, strategy="new_collection", model=model, text_field="text", **arguments
+        )
+        me: str = made["migration_id"]
+        await self.call("start_backfill", migration_id=me)
+        await self.backfilled(me)
+        assert (await self.whole("verify_target", migration_id=me))["is_complete"]
+        return me
+
     def check_secrets(self, environment: Mapping[str, str]) -> None:
         """Neither an address nor a key was said, in an answer or on standard error."""
         for text in [*self.said, self.stderr]:
@@ -118,29 +129,40 @@ def parameters(environment: Mapping[str, str], *arguments: str) -> StdioServerPa
     )
 
 
+@contextmanager
+def own_failure() -> Iterator[Callable[[], AbstractContextManager[None]]]:
+    """The client's task groups wrap what a test raises; the test's own failure, noted inside them, is what a reader wants to see."""
+    failure: list[BaseException] = []
+
+    @contextmanager
+    def noted() -> Iterator[None]:
+        try:
+            yield
+        except BaseException as error:
+            failure.append(error)
+            raise
+
+    try:
+        yield noted
+    except BaseExceptionGroup:
+        if failure:
+            raise failure[0] from None
+        raise
+
+
 @asynccontextmanager
 async def hosted(
     environment: Mapping[str, str], *, answers: ElicitationFnT | None = None, mode: str = "auto", errors: Path | None = None
 ) -> AsyncIterator[Host]:
     """A session with the server over stdio, as Claude Desktop or VS Code would have it."""
     log = errors or Path(os.environ["HOME"]) / f"stderr-{time.monotonic_ns()}.txt"
-    failure: list[BaseException] = []
-    with log.open("w") as sink:
+    with log.open("w") as sink, own_failure() as noted:
         transport = stdio_client(parameters(environment), errlog=sink)
-        try:
-            async with Client(transport, elicitation_callback=answers, mode=mode, read_timeout_seconds=60) as client:
-                host = Host(client, log)
-                try:
-                    yield host
-                    host.check_secrets(environment)
-                except BaseException as error:
-                    failure.append(error)
-                    raise
-        except BaseExceptionGroup:
-            # The client's task groups wrap what a test raises; the test's own failure is what a reader wants to see.
-            if failure:
-                raise failure[0] from None
-            raise
+        async with Client(transport, elicitation_callback=answers, mode=mode, read_timeout_seconds=60) as client:
+            host = Host(client, log)
+            with noted():
+                yield host
+                host.check_secrets(environment)
 
 
 def log_directory() -> Path:

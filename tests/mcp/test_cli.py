@@ -223,6 +223,9 @@ def test_every_tool_has_a_command_and_the_way_back() -> None:
         (VerifyResult(summary="", migration_id="m", phase="backfilled", state="running"), STILL_RUNNING),
         (VerifyResult(summary="", migration_id="m", phase="backfilled", is_complete=False), ANSWER_IS_NO),
         (VerifyResult(summary="", migration_id="m", phase="verified", is_complete=True), DONE),
+        # After the swap the app writes to the target alone; only a wrong vector is a fault.
+        (VerifyResult(summary="", migration_id="m", phase="cut_over", is_complete=False, changed=3), DONE),
+        (VerifyResult(summary="", migration_id="m", phase="cut_over", is_complete=False, bad_vectors=1), ANSWER_IS_NO),
         (CompareResult(summary="", verdict="worse"), ANSWER_IS_NO),
         (CompareResult(summary="", verdict="equivalent", gate="fail"), ANSWER_IS_NO),
         (CompareResult(summary="", verdict="inconclusive"), DONE),

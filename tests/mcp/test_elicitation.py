@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import pytest
 from mcp.client.context import ClientRequestContext
@@ -44,15 +44,6 @@ async def _seeded(backend: Backend, name: str, monkeypatch: pytest.MonkeyPatch) 
         await (await context.gateway()).point_alias(f"{name}-live", name)
 
 
-async def _verified(host: Host, collection: str, **arguments: Any) -> str:
-    made = await host.call("create_target", collection=collection, strategy="new_collection", model=NEW, text_field="text", **arguments)
-    me: str = made["migration_id"]
-    await host.call("start_backfill", migration_id=me)
-    await host.backfilled(me)
-    assert (await host.whole("verify_target", migration_id=me))["is_complete"]
-    return me
-
-
 async def _alias(host: Host, name: str) -> str:
     seen = await host.call("inspect_collection", collection=f"{name}-live")
     found: str = seen["collection"]["name"]
@@ -65,7 +56,7 @@ async def test_a_no_changes_nothing_and_a_yes_swaps(any_qdrant: Backend, name: s
     await _seeded(any_qdrant, name, monkeypatch)
     person = Person()
     async with hosted(any_qdrant.environment, answers=person, mode=mode) as host:
-        me = await _verified(host, name, current_model=OLD)
+        me = await host.verified(name, NEW, current_model=OLD)
         plan = (await host.call("swap_alias", migration_id=me))["plan"]
         assert person.questions == [], "a plan alone asks nobody"
         replies: tuple[Reply, ...] = ("decline", "cancel", "disagree")
@@ -99,7 +90,7 @@ async def test_a_host_that_cannot_ask_needs_the_code(any_qdrant: Backend, name: 
     """Claude Desktop cannot elicit: the code of a plan that was shown is what stands for the agreement there."""
     await _seeded(any_qdrant, name, monkeypatch)
     async with hosted(any_qdrant.environment, mode=mode) as host:
-        me = await _verified(host, name)
+        me = await host.verified(name, NEW)
         for code in ("yes", "", "docs-000000", f"{name}-live-000000"):
             refusal = await host.refused("swap_alias", migration_id=me, plan=code)
             assert "no plan" in refusal
@@ -118,7 +109,7 @@ async def test_a_code_works_once_and_only_for_what_it_was_made_for(
     other = f"{name}-other"
     await _seeded(backend, other, monkeypatch)
     async with hosted(backend.environment) as host:
-        me, them = await _verified(host, name), await _verified(host, other)
+        me, them = await host.verified(name, NEW), await host.verified(other, NEW)
         plan = (await host.call("swap_alias", migration_id=me))["plan"]
         foreign = (await host.call("swap_alias", migration_id=them))["plan"]
         discard = (await host.call("finish_migration", migration_id=me, action="discard_new"))["plan"]
@@ -149,7 +140,7 @@ async def test_a_plan_is_void_when_a_fact_changed_and_a_new_one_is_shown(
     person = Person()
     person.reply = "agree"
     async with hosted(backend.environment, answers=person) as host:
-        me = await _verified(host, name, current_model=OLD, writes="frozen")
+        me = await host.verified(name, NEW, current_model=OLD, writes="frozen")
         plan = (await host.call("swap_alias", migration_id=me))["plan"]
         assert (await host.call("swap_alias", migration_id=me))["plan"]["code"] == plan["code"], "the same facts are the same plan"
         _point(server, f"{name}-second", name)

@@ -17,7 +17,7 @@ from ir_measures import R, nDCG
 
 from qdrant_model_migration.domain.model import Side
 from qdrant_model_migration.embedders.catalogue import Catalogue
-from qdrant_model_migration.settings import read_settings
+from qdrant_model_migration.environment import read_settings
 from tests.conftest import VERSIONS, Cranfield
 from tests.mcp.hosts import Host, hosted, tokens, workers
 from tests.servers import QdrantServer

@@ -102,7 +102,7 @@ class SteppedDriver(Driver):
         if step != "worked" and not self._is_asked_to_stop():
             await self._gate.wait_idle()
             # The pause after a pass is over by the time that it is woken.
-            self._pass_pause_s = 0.0
+            self._phase_work._pass_pause_s = 0.0
         return step
 
 
@@ -186,6 +186,6 @@ def arm(monkeypatch: pytest.MonkeyPatch, dead: set[str]) -> None:
     monkeypatch.setattr(f"{package}.operations.writing.UPSERT_POINTS", 2)
     for constant in ("operations.catch_up.SETTLE_S", "operations.sweep.PAUSE_S", "worker.driver.POLL_S"):
         monkeypatch.setattr(f"{package}.{constant}", 0.0)
-    monkeypatch.setattr(f"{package}.worker.driver.LEAST_PAUSE_S", NEVER_S)
+    monkeypatch.setattr(f"{package}.worker.phase_work.LEAST_PAUSE_S", NEVER_S)
     for constant in ("worker.operations.SHOW_EVERY_S", "operations.closing.MOST_FENCE_S", "operations.fencing.LIFT_S"):
         monkeypatch.setattr(f"{package}.{constant}", NEVER_S)

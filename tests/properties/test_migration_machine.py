@@ -22,13 +22,14 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from qdrant_model_migration.domain.migration import Migration
 from qdrant_model_migration.domain.phases import Phase
 from qdrant_model_migration.domain.records import Operation, OperationKind
+from qdrant_model_migration.environment import read_settings
 from qdrant_model_migration.errors import Refused
 from qdrant_model_migration.operations.backfill import control_backfill, start_backfill
 from qdrant_model_migration.operations.context import OperationContext, now
 from qdrant_model_migration.operations.create_target import Request, create_target
 from qdrant_model_migration.operations.requests import operation_key
-from qdrant_model_migration.operations.swap import Direction, plan_swap
-from qdrant_model_migration.settings import Settings, read_settings
+from qdrant_model_migration.operations.swap_plan import Direction, plan_swap
+from qdrant_model_migration.settings import Settings
 from tests.properties.stepping import Worker, arm
 from tests.properties.world import IDS, KINDS, MODEL, NEW, Id, Kind, Raw, State, World
 from tests.servers import QdrantServer, delete_collections

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from functools import partialmethod
 from typing import Any
 
+import anyio
 import pytest
 
 from qdrant_model_migration.domain.model import Side
@@ -16,15 +17,15 @@ from qdrant_model_migration.errors import Interrupted, MigrationError, Refused
 from qdrant_model_migration.operations.context import OperationContext, now
 from qdrant_model_migration.operations.finish import plan_finish
 from qdrant_model_migration.operations.finish_fields import Action
-from qdrant_model_migration.operations.swap import Direction, plan_swap
+from qdrant_model_migration.operations.swap_plan import Direction, plan_swap
 from qdrant_model_migration.operations.work import Work
 from qdrant_model_migration.qdrant.gateway import Gateway
-from qdrant_model_migration.results import FinishOutcome, SwapOutcome, SwapPlan, Verification
+from qdrant_model_migration.results import FinishOutcome, FinishPlan, SwapOutcome, SwapPlan, Verification
 from qdrant_model_migration.worker.operations import carry_out
 from qdrant_model_migration.worker.pipeline import Pipeline
 from tests.conftest import Backend
 from tests.qdrant.seeds import seed
-from tests.qdrant.works import work_on
+from tests.qdrant.works import acting_once, work_on
 from tests.servers import QdrantServer
 
 OLD_VECTOR = [0.1] * 64
@@ -111,8 +112,11 @@ async def swap(work: Work, direction: Direction = "forward", *, code: str | None
 
 
 async def finish_plan(work: Work, action: Action, *, snapshot_first: bool = False) -> str:
-    migration = await work.ledger.migration(work.id)
-    return (await plan_finish(work.context, migration, action, snapshot_first=snapshot_first)).code
+    return (await planned_finish(work, action, snapshot_first=snapshot_first)).code
+
+
+async def planned_finish(work: Work, action: Action, *, snapshot_first: bool = False) -> FinishPlan:
+    return await plan_finish(work.context, await work.ledger.migration(work.id), action, snapshot_first=snapshot_first)
 
 
 async def finish(work: Work, action: Action, *, snapshot_first: bool = False, code: str | None = None) -> FinishOutcome:
@@ -141,19 +145,11 @@ Act = Callable[[], Awaitable[None]]
 def acting_before(monkeypatch: pytest.MonkeyPatch, owner: Any, function: str, act: Act) -> Iterator[None]:
     """Let an app act once, right before the function is first called."""
     real = getattr(owner, function)
-    is_done = False
-
-    async def acting(*arguments: Any, **options: Any) -> Any:
-        nonlocal is_done
-        if not is_done:
-            is_done = True
-            await act()
-        return await real(*arguments, **options)
-
+    acted = anyio.Event()
     with monkeypatch.context() as patch:
-        patch.setattr(owner, function, acting)
+        patch.setattr(owner, function, acting_once(real, act, acted))
         yield
-    assert is_done
+    assert acted.is_set()
 
 
 # --- the app

@@ -17,6 +17,7 @@ import pytest
 from qdrant_model_migration.domain.migration import Migration
 from qdrant_model_migration.domain.model import Side
 from qdrant_model_migration.domain.points import Point
+from qdrant_model_migration.environment import read_settings
 from qdrant_model_migration.errors import MigrationError
 from qdrant_model_migration.operations.backfill import start_backfill
 from qdrant_model_migration.operations.context import OperationContext
@@ -25,7 +26,6 @@ from qdrant_model_migration.operations.requests import carry_out
 from qdrant_model_migration.operations.status import status
 from qdrant_model_migration.qdrant.gateway import Gateway
 from qdrant_model_migration.results import CreateTargetResult, SwapOutcome, Verification
-from qdrant_model_migration.settings import read_settings
 from qdrant_model_migration.worker.driver import Driver
 from tests.qdrant.seeds import text
 from tests.servers import QdrantServer

@@ -11,8 +11,8 @@ import pytest
 
 from qdrant_model_migration.domain.model import Side
 from qdrant_model_migration.domain.points import Payload, Point, PointId
+from qdrant_model_migration.environment import read_settings
 from qdrant_model_migration.operations.context import OperationContext
-from qdrant_model_migration.settings import read_settings
 from tests.conftest import Backend
 
 OLD, NEW = "builtin:hashing-64", "builtin:hashing-128"

@@ -21,7 +21,7 @@ from qdrant_model_migration.operations.finish import plan_finish
 from qdrant_model_migration.operations.inspect import inspect
 from qdrant_model_migration.operations.requests import carry_out
 from qdrant_model_migration.operations.status import status
-from qdrant_model_migration.operations.swap import plan_swap
+from qdrant_model_migration.operations.swap_plan import plan_swap
 from qdrant_model_migration.qdrant.gateway import Gateway
 from qdrant_model_migration.results import FinishPlan, SwapPlan
 from tests.conftest import NewServer

@@ -15,7 +15,7 @@ from qdrant_model_migration.domain.phases import Phase
 from qdrant_model_migration.domain.points import Point
 from qdrant_model_migration.operations.context import OperationContext
 from qdrant_model_migration.operations.finish import plan_finish
-from qdrant_model_migration.operations.swap import plan_swap
+from qdrant_model_migration.operations.swap_plan import plan_swap
 from tests.qdrant.elsewhere import FAR, Move, connections, held, moved, opened
 from tests.qdrant.seeds import NEW, OLD, seed, text
 from tests.servers import QdrantServer, delete_collections

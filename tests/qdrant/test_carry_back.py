@@ -16,6 +16,7 @@ from qdrant_model_migration.errors import Refused
 from qdrant_model_migration.operations import carry_back as module
 from qdrant_model_migration.operations import swap as swapping
 from qdrant_model_migration.operations.backfill import start_backfill
+from qdrant_model_migration.operations.report import markdown_report
 from qdrant_model_migration.operations.work import Work
 from qdrant_model_migration.results import SourceMatch
 from tests.faults.test_edges import driven_until
@@ -24,6 +25,7 @@ from tests.qdrant.cutovers import (
     backend_of,
     delete,
     impatient,
+    planned_finish,
     planned_swap,
     swap,
     swapped,
@@ -256,21 +258,81 @@ async def test_a_conflict_is_told_again_by_the_attempt_after_one_that_failed(
         assert (await held(work))[9].payload == {"text": "written through the alias"}
 
 
-async def test_a_target_that_was_cleared_by_mistake_clears_nothing_of_the_source(
+async def test_a_target_that_was_cleared_after_the_plan_clears_nothing_of_the_source(
     server: QdrantServer, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with opened(backend_of(server, name), monkeypatch) as context:
         work = await swapped(context, name, seeded={"points": 120}, **KNOWN)
+        plan = await planned_swap(work, "back")
         for point_id in range(1, 111):
             await delete(work, point_id, side="target")
         await to_target(work, 115, {"text": "written through the alias"})
-        outcome = await swap(work, "back")
+        outcome = await swap(work, "back", code=plan.code)
         assert outcome.write_gap.carried_over == 1
         assert outcome.write_gap.unresolved >= 109
         assert "none of them was deleted" in outcome.write_gap.unresolved_samples[0]
         found = await sources(work)
-    assert len(found) == 120
-    assert found[115].payload["text"] == "written through the alias"
+        assert len(found) == 120
+        assert found[115].payload["text"] == "written through the alias"
+        told = await planned_finish(work, "discard_new")
+        assert any("are still in" in text and "110 points" in text for text in told.warnings)
+
+
+async def test_so_many_deletes_that_a_person_has_to_agree_go_back_once_the_plan_said_how_many(
+    server: QdrantServer, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also those that come between the plan and the swap, as long as they are few."""
+    async with opened(backend_of(server, name), monkeypatch) as context:
+        work = await swapped(context, name, seeded={"points": 160}, **KNOWN)
+        for point_id in range(1, 111):
+            await delete(work, point_id, side="target")
+        # Nobody deleted these two through the alias.
+        await delete(work, 120)
+        await to_source(work, 700, {"text": "inserted late"})
+        plan = await planned_swap(work, "back")
+        assert any("110 points" in text and "Agreeing deletes them" in text for text in plan.breaks)
+        for point_id in range(111, 116):
+            await delete(work, point_id, side="target")
+        outcome = await swap(work, "back", code=plan.code)
+        assert (outcome.write_gap.carried_over, outcome.write_gap.unresolved) == (115, 0)
+        found = await sources(work)
+    assert found.keys() == ({*range(160)} - {*range(1, 116), 120}) | {700}
+
+
+async def test_few_deletes_need_no_word_of_their_own(server: QdrantServer, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with opened(backend_of(server, name), monkeypatch) as context:
+        work = await swapped(context, name, **KNOWN)
+        await delete(work, 5, side="target")
+        plan = await planned_swap(work, "back")
+        assert not any("Agreeing deletes them" in text for text in plan.breaks)
+
+
+async def test_what_only_the_target_holds_after_a_rollback_is_listed_and_told_before_it_is_discarded(
+    server: QdrantServer, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened(backend_of(server, name), monkeypatch) as context:
+        work = await swapped(context, name, **KNOWN)
+        for point_id in range(1, 16):
+            await to_source(work, point_id, {"text": "written late"})
+            await to_target(work, point_id, {"text": "written through the alias"})
+        assert (await swap(work, "back")).write_gap.unresolved == 15
+        report = await markdown_report(work.ledger, await work.ledger.migration(work.id))
+        assert all(f"- i:{point_id}\n" in report for point_id in range(1, 16))
+        told = " ".join((await planned_finish(work, "discard_new")).warnings)
+        assert "15 points" in told
+        assert "i:1" in told
+        assert f"migration://{work.id}/report" in told
+
+
+async def test_what_was_not_carried_back_is_told_before_the_target_is_discarded(
+    server: QdrantServer, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened(backend_of(server, name), monkeypatch) as context:
+        work = await swapped(context, name)
+        await to_target(work, 5, {"text": "through the alias"})
+        await swap(work, "back")
+        told = " ".join((await planned_finish(work, "discard_new")).warnings)
+        assert "was not carried back" in told
 
 
 async def test_a_writer_that_was_not_moved_does_not_keep_the_target_from_being_brought_up_to_date(

@@ -14,13 +14,13 @@ from qdrant_client.http.exceptions import UnexpectedResponse
 from qdrant_model_migration.domain.collection import Replica, config_differences, shard_key_config
 from qdrant_model_migration.domain.points import Point
 from qdrant_model_migration.domain.records import Lease
+from qdrant_model_migration.environment import read_settings
 from qdrant_model_migration.errors import ConnectionFailed, Refused, RequestRejected, Unsupported
 from qdrant_model_migration.operations.context import OperationContext
 from qdrant_model_migration.operations.inspect import inspect
 from qdrant_model_migration.operations.sweep import has_numbers
 from qdrant_model_migration.qdrant.gateway import Gateway
 from qdrant_model_migration.qdrant.ledger import Ledger
-from qdrant_model_migration.settings import read_settings
 from tests.clusters import QdrantCluster
 from tests.conftest import Backend, NewCluster
 from tests.qdrant.seeds import opened
@@ -452,7 +452,7 @@ async def test_changes_through_both_peers_are_all_kept(cluster: QdrantCluster, n
 
         async def change(number: int) -> None:
             for _ in range(5):
-                await ledgers[number % 2]._change("lease", "m-1", "", Lease, beat)
+                await ledgers[number % 2].records.change("lease", "m-1", "", Lease, beat)
 
         async with anyio.create_task_group() as group:
             for number in range(4):
@@ -465,7 +465,7 @@ async def until_all_agree(ledger: Ledger, revision: int | None = None) -> int:
     for _ in range(600):
         with suppress(UnexpectedResponse):
             found = await ledger.gateway.call.rest.retrieve(
-                ledger.collection, [ledger._id("lease", "m-1", "")], consistency=models.ReadConsistencyType.ALL
+                ledger.collection, [ledger.records.point_id("lease", "m-1", "")], consistency=models.ReadConsistencyType.ALL
             )
             if found and found[0].payload and revision in (None, found[0].payload["revision"]):
                 return int(found[0].payload["revision"])

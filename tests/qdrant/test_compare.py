@@ -19,13 +19,13 @@ from qdrant_model_migration.domain.model import ModelSpec, Side
 from qdrant_model_migration.domain.phases import Phase
 from qdrant_model_migration.domain.points import Point
 from qdrant_model_migration.domain.recipe import Endpoint, Gate, Recipe
+from qdrant_model_migration.environment import read_settings
 from qdrant_model_migration.errors import Interrupted, ModelNotUsable, NotFound, Refused
 from qdrant_model_migration.operations.compare import compare_migration
 from qdrant_model_migration.operations.compare_sample import compare_on_sample
 from qdrant_model_migration.operations.context import OperationContext
 from qdrant_model_migration.operations.scratch import ranked
 from qdrant_model_migration.results import Comparison, Progress, SourceMatch
-from qdrant_model_migration.settings import read_settings
 from tests.conftest import Backend, Cranfield
 
 # The client warns once a process that the embedded database searches exactly anyway.

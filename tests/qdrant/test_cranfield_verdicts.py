@@ -18,9 +18,9 @@ from qdrant_model_migration.domain.metrics import Query, Run
 from qdrant_model_migration.domain.model import Side
 from qdrant_model_migration.domain.points import Point
 from qdrant_model_migration.embedders.catalogue import Catalogue
+from qdrant_model_migration.environment import read_settings
 from qdrant_model_migration.operations.compare import compare_migration
 from qdrant_model_migration.results import Comparison
-from qdrant_model_migration.settings import read_settings
 from tests.conftest import Backend, Cranfield
 from tests.qdrant.test_compare import matched, migration_of, opened
 

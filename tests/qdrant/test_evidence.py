@@ -6,12 +6,12 @@ from functools import partial
 
 import pytest
 
+from qdrant_model_migration.environment import read_settings
 from qdrant_model_migration.errors import NotFound, Refused
 from qdrant_model_migration.operations.compare_sample import compare_on_sample
 from qdrant_model_migration.operations.context import OperationContext
 from qdrant_model_migration.operations.truncating import check_truncation
 from qdrant_model_migration.results import Comparison
-from qdrant_model_migration.settings import read_settings
 from tests.conftest import Backend, NewServer
 from tests.qdrant.test_compare import TEXT, corpus, filled, judged_queries, opened
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -9,12 +12,16 @@ import pytest
 
 from qdrant_model_migration.domain.collection import UNLIMITED_WRITES
 from qdrant_model_migration.domain.fence import Fence
+from qdrant_model_migration.environment import child_environment
 from qdrant_model_migration.errors import ConnectionFailed, MigrationError, Refused
 from qdrant_model_migration.operations import closing, fencing
 from qdrant_model_migration.operations.catch_up import catch_up_pass
+from qdrant_model_migration.operations.status import status
 from qdrant_model_migration.operations.work import Work
 from qdrant_model_migration.results import Lag, Repaired, SourceMatch
 from qdrant_model_migration.worker.driver import Driver
+from qdrant_model_migration.worker.lease import take_lease
+from tests.conftest import NewServer
 from tests.qdrant.cutovers import (
     acting_before,
     aliases,
@@ -181,6 +188,10 @@ async def test_a_server_that_is_away_when_the_fence_is_to_be_lifted_leaves_it_re
         assert isinstance(recorded, Fence)
         assert recorded.place == work.migration.source
         work.context.ensure_driver = _nobody
+        told = await status(work.context, migration_id=work.id)
+        assert "answered with 429" in " ".join(told.warnings)
+        assert told.next_step is not None
+        assert told.next_step.tool == "migration_status"
         stopped = anyio.Event()
         async with anyio.create_task_group() as group:
             group.start_soon(Driver(work.context, work.id, is_stopping=stopped.is_set).run)
@@ -189,6 +200,31 @@ async def test_a_server_that_is_away_when_the_fence_is_to_be_lifted_leaves_it_re
                     await anyio.sleep(0.05)
             stopped.set()
         assert raw_write(server, source) == "written"
+
+
+async def test_who_stands_by_leaves_when_it_is_asked_to_also_while_qdrant_is_away(
+    new_server: NewServer, name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    server = new_server("1.17.0")
+    async with opened(backend_of(server, name), monkeypatch) as context:
+        work = await verified(context, name)
+        await fencing.raise_fence(work, work.migration.source)
+        log = (tmp_path / "stand-by.log").open("wb")
+        command = [sys.executable, "-m", "qdrant_model_migration", "worker", work.id, "--connection", "default", "--stand-by"]
+        await take_lease(work.ledger, work.id, lease_s=60)
+        child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=child_environment(), cwd=tmp_path)  # noqa: ASYNC220 - returns at once
+        try:
+            await anyio.sleep(3)
+            assert child.poll() is None, (tmp_path / "stand-by.log").read_text()
+            await anyio.to_thread.run_sync(server.kill)
+            child.terminate()
+            with anyio.fail_after(60):
+                while child.poll() is None:  # noqa: ASYNC110 - another process's doing
+                    await anyio.sleep(0.1)
+        finally:
+            child.kill()
+            child.wait(10)
+            log.close()
 
 
 async def test_a_fence_that_cannot_be_lifted_after_the_move_fails_no_swap_and_nothing_is_copied_over_the_target(

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from qdrant_model_migration.domain.points import Payload, Point, PointId
+from qdrant_model_migration.environment import read_settings
 from qdrant_model_migration.operations.context import OperationContext
 from qdrant_model_migration.qdrant.gateway import Gateway
 from qdrant_model_migration.qdrant.probe import leftovers, prove_guard, prove_rights
-from qdrant_model_migration.settings import read_settings
 from tests.conftest import Backend, NewServer
 from tests.qdrant.seeds import opened
 from tests.servers import QdrantServer

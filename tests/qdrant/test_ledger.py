@@ -17,7 +17,8 @@ from qdrant_model_migration.domain.recipe import Endpoint, Recipe
 from qdrant_model_migration.domain.records import EventRecord, FailedRecord, Lease, Operation, Pace, PlanRecord
 from qdrant_model_migration.errors import AlreadyExists, NotFound, Refused
 from qdrant_model_migration.operations.plans import issue_plan, redeem
-from qdrant_model_migration.qdrant.ledger import NONCES, PAGE, Ledger
+from qdrant_model_migration.qdrant.ledger import Ledger
+from qdrant_model_migration.qdrant.records import NONCES, PAGE
 from tests.conftest import Backend, NewServer
 from tests.qdrant.seeds import opened
 from tests.servers import QdrantServer
@@ -116,7 +117,7 @@ async def test_a_write_whose_answer_was_lost_is_recognised_although_others_wrote
     environment = {**server.environment, "QDRANT_MIGRATION_LEDGER": f"_{name}_migrations"}
     async with ledger_of(Backend(name="", environment=environment, version=server.version), monkeypatch) as ledger:
         await ledger.add_migration(migration())
-        upsert = ledger._call.rest.upsert
+        upsert = ledger.gateway.call.rest.upsert
         asked = 0
 
         async def answer_lost(*arguments: Any, **options: Any) -> Any:
@@ -131,7 +132,7 @@ async def test_a_write_whose_answer_was_lost_is_recognised_although_others_wrote
             return await upsert(*arguments, **options)
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(ledger._call.rest, "upsert", answer_lost)
+            patch.setattr(ledger.gateway.call.rest, "upsert", answer_lost)
             await ledger.change("m-1", lambda m: m.model_copy(update={"alias": "ours"}))
         found = await ledger.migration("m-1")
     # A change that did not know its own write again would have been made twice, over the others'.
@@ -177,7 +178,7 @@ async def test_a_plan_is_used_whoever_writes_it_meanwhile(any_qdrant: Backend, m
     """A wrong code is counted between the reading and the writing: carried out, the plan would stay open."""
     async with ledger_of(any_qdrant, monkeypatch) as ledger:
         await ledger.add_plan("m-1", PlanRecord(code="docs-1", kind="swap", facts_digest="f", arguments={}, expires_at=2.0**40))
-        write = ledger._set
+        write = ledger.records.set
         came_between: list[int] = []
 
         async def late(*arguments: Any, **options: Any) -> Any:
@@ -187,7 +188,7 @@ async def test_a_plan_is_used_whoever_writes_it_meanwhile(any_qdrant: Backend, m
             return await write(*arguments, **options)
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(ledger, "_set", late)
+            patch.setattr(ledger.records, "set", late)
             assert await ledger.use_plan("m-1", "docs-1")
         found = await ledger.plan("m-1", "docs-1")
         assert found is not None

@@ -53,10 +53,10 @@ async def test_a_map_written_in_part_is_not_there_and_the_one_before_stays(any_q
     first, second = some_map(6, 4), some_map(6, 4, seed=1)
     async with ledger_of(any_qdrant, monkeypatch) as ledger:
         index, parts = disassembled(second)
-        await ledger._write("map_part", "m-1", f"{index.digest}-0", parts[0])
+        await ledger.records.write("map_part", "m-1", f"{index.digest}-0", parts[0])
         assert await ledger.load_map("m-1") is None
         await ledger.save_map("m-1", first)
-        await ledger._write("map_part", "m-1", f"{index.digest}-0", parts[0])
+        await ledger.records.write("map_part", "m-1", f"{index.digest}-0", parts[0])
         kept = await ledger.load_map("m-1")
         assert kept is not None
         assert kept.digest == first.digest
@@ -73,6 +73,6 @@ async def test_a_damaged_map_is_told_and_not_used(any_qdrant: Backend, monkeypat
         await ledger.save_map("m-1", found)
         index, _ = disassembled(found)
         _, others = disassembled(some_map(6, 4, seed=1))
-        await ledger._write("map_part", "m-1", f"{index.digest}-0", others[0])
+        await ledger.records.write("map_part", "m-1", f"{index.digest}-0", others[0])
         with pytest.raises(MigrationError, match="is damaged: its 1 parts do not give the digest"):
             await ledger.load_map("m-1")

@@ -12,7 +12,7 @@ from qdrant_model_migration.domain.points import Payload, Point, PointId, order_
 from qdrant_model_migration.domain.verification import same_payload
 from qdrant_model_migration.qdrant.gateway import Gateway
 from tests.conftest import Backend
-from tests.qdrant.seeds import opened
+from tests.qdrant.seeds import opened, seed
 
 INTEGERS = [0, 1, 255, 256, 2**31, 2**32, 2**53, 2**53 + 1, 2**63 - 1, 2**63, 2**64 - 1]
 UUIDS = [
@@ -194,6 +194,17 @@ async def test_a_sample_and_a_search_find_points_with_their_payload(
         (best, *_) = await gateway.points.search(name, [1.0, 2.0], using="", limit=3, exact=True)
     assert {p.id: p.payload["n"] for p in sampled} == {i: n for n, i in enumerate(ids)}
     assert (best.id, best.payload) == (UUIDS[4], {"n": 2})
+
+
+async def test_points_are_counted_where_strict_mode_allows_neither_exact_counts_nor_large_pages(
+    any_qdrant: Backend, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened(any_qdrant, monkeypatch) as context:
+        gateway = await context.gateway()
+        await seed(context, name, points=120)
+        if not gateway.connection.is_embedded:
+            await gateway.update(name, {"strict_mode": {"enabled": True, "max_query_limit": 7, "search_allow_exact": False}})
+        assert await gateway.points.count(name) == 120
 
 
 @pytest.mark.parametrize(

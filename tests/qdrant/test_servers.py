@@ -139,7 +139,7 @@ def test_a_missing_server_fails_ci_and_skips_elsewhere(tmp_path: Path, ci: str, 
 
 
 def test_asset_models_are_configured_as_the_settings_expect(asset_models: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from qdrant_model_migration.settings import read_settings
+    from qdrant_model_migration.environment import read_settings
 
     monkeypatch.setenv("QDRANT_MIGRATION_MODELS", asset_models)
     configured = read_settings().models

@@ -21,6 +21,7 @@ from qdrant_model_migration.operations.sweep import sweep_until_quiet, written_s
 from qdrant_model_migration.operations.work import Work
 from qdrant_model_migration.worker.driver import Driver
 from qdrant_model_migration.worker.lease import take_lease
+from qdrant_model_migration.worker.phase_work import PhaseWork
 from qdrant_model_migration.worker.stages import fill
 from tests.qdrant.cutovers import (
     OLD_VECTOR,
@@ -63,7 +64,7 @@ async def driven(work: Work) -> None:
     """The backfill as a driver carries it out."""
     lease = await take_lease(work.ledger, work.id, lease_s=30.0)
     try:
-        await Driver(work.context, work.id)._backfill(lease, work)
+        await PhaseWork(lambda: False).backfill(lease, work)
     finally:
         await lease.release()
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
+
+import anyio
 
 from qdrant_model_migration.domain.migration import Migration
 from qdrant_model_migration.domain.phases import Phase
@@ -79,22 +81,26 @@ async def held(work: Work, *, vectors: tuple[str, ...] = ()) -> dict[PointId, Po
     return {p.id: p for p in points}
 
 
+def acting_once(real: Callable[..., Awaitable[Any]], act: Callable[[], Awaitable[Any]], acted: anyio.Event) -> Callable[..., Any]:
+    """A function before whose first call an app acts."""
+
+    async def acting(*arguments: Any, **options: Any) -> Any:
+        if not acted.is_set():
+            acted.set()
+            await act()
+        return await real(*arguments, **options)
+
+    return acting
+
+
 @asynccontextmanager
 async def between_the_looks(work: Work, act: Callable[[], Any]) -> AsyncIterator[None]:
     """Let an app act after the first look at a difference and before the second."""
     retrieve = work.source.points.retrieve
-    is_done = False
-
-    async def acting(*arguments: Any, **options: Any) -> Any:
-        nonlocal is_done
-        if not is_done:
-            is_done = True
-            await act()
-        return await retrieve(*arguments, **options)
-
-    work.source.points.retrieve = acting  # type: ignore[method-assign]
+    acted = anyio.Event()
+    work.source.points.retrieve = acting_once(retrieve, act, acted)  # type: ignore[method-assign]
     try:
         yield
     finally:
         work.source.points.retrieve = retrieve  # type: ignore[method-assign]
-        assert is_done
+        assert acted.is_set()

@@ -11,8 +11,8 @@ import pytest
 from mcp import Client
 
 from qdrant_model_migration.app import build_server
-from qdrant_model_migration.settings import read_settings
-from tests.mcp.hosts import Host
+from qdrant_model_migration.environment import read_settings
+from tests.mcp.hosts import Host, own_failure
 
 
 @asynccontextmanager
@@ -23,16 +23,7 @@ async def inside(environment: Mapping[str, str]) -> AsyncIterator[Host]:
             patch.setenv(variable, value)
         errors = Path(os.environ["HOME"]) / "inside.txt"
         errors.touch()
-        failure: list[BaseException] = []
-        try:
+        with own_failure() as noted:
             async with Client(build_server(read_settings()), read_timeout_seconds=60) as client:
-                try:
+                with noted():
                     yield Host(client, errors)
-                except BaseException as error:
-                    failure.append(error)
-                    raise
-        except BaseExceptionGroup:
-            # The client's task groups wrap what a test raises; the test's own failure is what a reader wants to see.
-            if failure:
-                raise failure[0] from None
-            raise

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from mcp import Client
 
 from qdrant_model_migration.app import build_server
-from qdrant_model_migration.settings import read_settings
+from qdrant_model_migration.environment import read_settings
 from tests.conftest import Backend
 from tests.qdrant.seeds import NEW, OLD, opened, seed
 from tests.security.said import problem_of_answer, problem_of_refusal

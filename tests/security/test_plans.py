@@ -11,10 +11,10 @@ from mcp.types import ElicitRequestParams, ElicitResult
 
 from qdrant_model_migration.app import build_server
 from qdrant_model_migration.domain.cutover import plan_code
+from qdrant_model_migration.environment import read_settings
 from qdrant_model_migration.errors import ConnectionFailed, MigrationError, NotFound
 from qdrant_model_migration.operations import finding
 from qdrant_model_migration.operations.plans import MOST_WRONG_CODES
-from qdrant_model_migration.settings import read_settings
 from tests.conftest import Backend
 from tests.mcp.hosts import Answer, Host, hosted
 from tests.qdrant.seeds import NEW, OLD, opened, seed
@@ -37,17 +37,6 @@ async def _prepared(backend: Backend, name: str, monkeypatch: pytest.MonkeyPatch
         await (await context.gateway()).point_alias(f"{name}-live", name)
 
 
-async def _verified(host: Host, name: str, **more: Any) -> str:
-    made = await host.call(
-        "create_target", collection=name, strategy="new_collection", model=NEW, text_field="text", current_model=OLD, **more
-    )
-    me: str = made["migration_id"]
-    await host.call("start_backfill", migration_id=me)
-    await host.backfilled(me)
-    assert (await host.whole("verify_target", migration_id=me))["is_complete"]
-    return me
-
-
 async def _where(host: Host, name: str) -> str:
     found: str = (await host.call("inspect_collection", collection=f"{name}-live"))["collection"]["name"]
     return found
@@ -57,7 +46,7 @@ async def test_guessing_codes_makes_the_open_plan_void(backend: Backend, name: s
     """A host that tries codes has a handful of tries; then even the right one is void, and a new plan with a new code is shown."""
     await _prepared(backend, name, monkeypatch)
     async with hosted(backend.environment) as host:
-        me = await _verified(host, name)
+        me = await host.verified(name, NEW, current_model=OLD)
         plan = (await host.call("swap_alias", migration_id=me))["plan"]
         slug, _, token = plan["code"].rpartition("-")
         for number in range(MOST_WRONG_CODES):
@@ -85,7 +74,7 @@ async def test_a_person_who_could_not_be_asked_did_not_agree(backend: Backend, n
         return ElicitResult(action="accept", content={"agreed": True})
 
     async with hosted(backend.environment, answers=agree) as host:
-        me = await _verified(host, name)
+        me = await host.verified(name, NEW, current_model=OLD)
         code = (await host.call("swap_alias", migration_id=me))["plan"]["code"]
     for failure in (ConnectionFailed("Qdrant does not answer."), NotFound("There is no such migration.")):
         with pytest.MonkeyPatch.context() as patch:
@@ -122,7 +111,7 @@ async def test_the_call_with_the_code_carries_out_and_plans_again_what_the_plan_
     async with opened(backend, monkeypatch) as context:
         await (await context.gateway()).point_alias(f"{name}-second", name)
     async with hosted(backend.environment) as host:
-        me = await _verified(host, name, writes="live")
+        me = await host.verified(name, NEW, current_model=OLD, writes="live")
         first = (await host.call("swap_alias", migration_id=me, alias=f"{name}-live", fence=False))["plan"]
         assert (await host.whole("verify_target", migration_id=me))["is_complete"]
         answer = await host.call("swap_alias", migration_id=me, plan=first["code"])
@@ -142,7 +131,7 @@ async def test_a_code_cannot_be_worked_out_before_the_plan_is_shown(backend: Bac
     """The same facts, shown again after the first plan expired, have another code: nothing but the answer tells it."""
     await _prepared(backend, name, monkeypatch)
     async with hosted(backend.environment) as host:
-        me = await _verified(host, name)
+        me = await host.verified(name, NEW, current_model=OLD)
         codes = []
         for _ in range(3):
             code = (await host.call("swap_alias", migration_id=me))["plan"]["code"]
@@ -165,7 +154,7 @@ async def test_a_code_is_for_one_direction_one_action_and_one_migration(
     await _prepared(backend, name, monkeypatch)
     await _prepared(backend, other, monkeypatch)
     async with hosted(backend.environment) as host:
-        me, them = await _verified(host, name), await _verified(host, other)
+        me, them = await host.verified(name, NEW, current_model=OLD), await host.verified(other, NEW, current_model=OLD)
         keep_for_them = (await host.call("finish_migration", migration_id=them, action="discard_new"))["plan"]["code"]
         forward = (await host.call("swap_alias", migration_id=me))["plan"]["code"]
         assert "no plan" in await host.refused("finish_migration", migration_id=me, action="discard_new", plan=keep_for_them)
@@ -197,7 +186,7 @@ async def test_the_plan_of_a_deletion_is_void_when_a_fact_changed(backend: Backe
     await _prepared(backend, name, monkeypatch)
     url = backend.environment["QDRANT_URL"]
     async with hosted(backend.environment) as host:
-        me = await _verified(host, name, writes="frozen")
+        me = await host.verified(name, NEW, current_model=OLD, writes="frozen")
         target = await _target(host, me)
         plan = (await host.call("finish_migration", migration_id=me, action="discard_new"))["plan"]
         rest(
@@ -235,7 +224,7 @@ async def test_a_no_wins_over_the_right_code_and_over_an_answer_in_the_arguments
         return ElicitResult(action="decline")
 
     async with hosted(backend.environment, answers=declines) as host:
-        me = await _verified(host, name)
+        me = await host.verified(name, NEW, current_model=OLD)
         code = (await host.call("swap_alias", migration_id=me))["plan"]["code"]
         for _ in range(3):
             answer = await host.call("swap_alias", migration_id=me, plan=code)
@@ -257,7 +246,7 @@ async def test_following_next_steps_alone_never_agrees_or_deletes(backend: Backe
     async with hosted(backend.environment) as host:
         answers.append(await host.call("inspect_collection", collection=name))
         answers.append(await host.call("recommend_strategy", collection=name, goal="replace_model", model=NEW, current_model=OLD))
-        me = await _verified(host, name)
+        me = await host.verified(name, NEW, current_model=OLD)
         answers.append(await host.call("migration_status", migration_id=me))
         answers.append(await host.whole("compare_models", migration_id=me))
         answers.append(await host.whole("verify_target", migration_id=me))

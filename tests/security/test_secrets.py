@@ -16,8 +16,9 @@ from typing import Any
 
 import pytest
 
+from qdrant_model_migration.environment import read_settings
 from qdrant_model_migration.errors import SettingsError
-from qdrant_model_migration.settings import RedactingFormatter, known_secrets, read_settings, redacted
+from qdrant_model_migration.redaction import RedactingFormatter, known_secrets, redacted
 from tests.conftest import Backend, NewServer
 from tests.mcp.hosts import hosted, log_directory, parameters, until, workers
 from tests.openai_server import Answer, OpenAIServer

@@ -18,8 +18,8 @@ from mcp import Client
 from qdrant_client import AsyncQdrantClient, QdrantClient, models
 
 import qdrant_model_migration.app as app_module
+from qdrant_model_migration.environment import read_settings
 from qdrant_model_migration.operations.context import OperationContext
-from qdrant_model_migration.settings import read_settings
 from tests.conftest import Backend
 from tests.mcp.hosts import Host, hosted
 from tests.servers import request as rest

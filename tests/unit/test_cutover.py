@@ -7,22 +7,10 @@ from typing import Any, Literal
 
 import pytest
 
-from qdrant_model_migration.domain.cutover import (
-    FRESH_S,
-    SwapFacts,
-    breaks_back,
-    breaks_of,
-    check_gates,
-    is_fence_of_use,
-    moves_across,
-    moves_back,
-    moves_forward,
-    overrides_of,
-    plan_code,
-    reversed_moves,
-    shown,
-)
+from qdrant_model_migration.domain.breaks import breaks_back, breaks_of
+from qdrant_model_migration.domain.cutover import FRESH_S, SwapFacts, check_gates, is_fence_of_use, overrides_of, plan_code, shown
 from qdrant_model_migration.domain.migration import Migration
+from qdrant_model_migration.domain.moves import moves_across, moves_back, moves_forward, reversed_moves
 from qdrant_model_migration.domain.recipe import Cutover, Endpoint, Gate, Moved
 from qdrant_model_migration.errors import Refused
 from qdrant_model_migration.results import Comparison, ProvenanceCheck, Verification

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from qdrant_model_migration.environment import read_settings
 from qdrant_model_migration.hosts import (
     NAME,
     PLACEHOLDER_START,
@@ -25,7 +26,6 @@ from qdrant_model_migration.hosts import (
     notes,
     this_installation,
 )
-from qdrant_model_migration.settings import read_settings
 
 ROOT = Path(__file__).resolve().parents[2]
 KEY = "s3cret-of-the-person"

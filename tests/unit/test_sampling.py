@@ -10,12 +10,12 @@ import numpy as np
 
 from qdrant_model_migration.domain.model import ModelSpec, Side
 from qdrant_model_migration.embedders.base import Dense
+from qdrant_model_migration.environment import read_settings
 from qdrant_model_migration.errors import BatchTooLarge
 from qdrant_model_migration.operations.context import OperationContext
 from qdrant_model_migration.operations.new_model import timed
 from qdrant_model_migration.operations.requests import LocalOperations, Report
 from qdrant_model_migration.operations.sampling import time_model
-from qdrant_model_migration.settings import read_settings
 
 
 class Provider:

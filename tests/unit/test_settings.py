@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
+from qdrant_model_migration.environment import child_environment, read_settings, secret_from_variable
 from qdrant_model_migration.errors import NotFound, Refused, SettingsError
-from qdrant_model_migration.settings import Connection, ModelSettings, Settings, child_environment, read_settings, secret_from_variable
+from qdrant_model_migration.settings import Connection, ModelSettings, Settings
 
 KEY = "s3cret-of-the-person"
 

@@ -18,10 +18,11 @@ from pathlib import Path
 
 import anyio
 
+from qdrant_model_migration.environment import read_settings
 from qdrant_model_migration.errors import MigrationError, Refused
 from qdrant_model_migration.operations.context import OperationContext
 from qdrant_model_migration.qdrant.ledger import Ledger
-from qdrant_model_migration.settings import Connection, Settings, read_settings
+from qdrant_model_migration.settings import Connection, Settings
 from qdrant_model_migration.worker.lease import is_certainly_dead
 
 WORKER_ENDS_S = 15.0

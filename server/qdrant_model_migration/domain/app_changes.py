@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from qdrant_model_migration.domain.breaks import unchanged_writer
 from qdrant_model_migration.domain.collection import METADATA_KEY
-from qdrant_model_migration.domain.cutover import unchanged_writer
 from qdrant_model_migration.domain.migration import Migration
 from qdrant_model_migration.domain.model import ModelKind, ModelSpec
 from qdrant_model_migration.domain.updated_at import FULL_EVERY_S, SLACK_S, UpdatedAt

@@ -1,4 +1,4 @@
-"""May the readers be moved, and what happens to whom? Facts in; a refusal, or a plan with its code, out."""
+"""May the readers be moved? Facts in; a refusal, or a plan with its code, out."""
 
 from __future__ import annotations
 
@@ -8,12 +8,9 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from qdrant_model_migration.domain.carry_back import LEAST_DELETES, SHARE_OF_DELETES
-from qdrant_model_migration.domain.fence import fence_told
 from qdrant_model_migration.domain.migration import Migration
-from qdrant_model_migration.domain.model import ModelSpec
 from qdrant_model_migration.domain.phases import Phase
-from qdrant_model_migration.domain.recipe import Moved
+from qdrant_model_migration.domain.recipe import Cutover, Moved
 from qdrant_model_migration.errors import Refused
 from qdrant_model_migration.results import Comparison, Move, SwapPlan
 
@@ -22,7 +19,6 @@ FRESH_S = 15 * 60
 PLAN_LIFE_S = 30 * 60
 MOST_MOVES = 8
 """Moves that a plan spells out; further aliases that go the same way are named."""
-MOST_NAMED = 3
 
 
 class SwapFacts(BaseModel):
@@ -57,79 +53,6 @@ def plan_code(name: str, token: str) -> str:
     """`docs-3f9a1c`: short enough to be said, and with six digits that were drawn for it."""
     slug = "".join(c if (c.isascii() and c.isalnum()) or c in "_-" else "_" for c in name)[:24]
     return f"{slug}-{token[:6]}"
-
-
-def moves_forward(migration: Migration, aliases: dict[str, str], wanted: str | None) -> tuple[tuple[Moved, ...], tuple[str, ...]]:
-    """(moves, aliases that stay). All aliases of the source move, or only the one that is named; a new one is created.
-
-    Raises:
-        Refused: the alias points elsewhere, or none points to the source and none was named.
-    """
-    source, target = migration.source.collection, migration.target.collection
-    pointing = sorted(alias for alias, collection in aliases.items() if collection == source)
-    wanted = wanted or migration.alias
-    if wanted is None:
-        if not pointing:
-            raise Refused(
-                f"Nothing was changed: no alias points to {source!r}, so there is none to move. Give 'alias' a new name (not the collection's own): it is created "
-                f"pointing to {target!r}, and the app's next release uses it."
-            )
-        return tuple(Moved(alias=alias, previous=source, current=target) for alias in pointing), ()
-    where = aliases.get(wanted)
-    if where not in (None, source):
-        raise Refused(
-            f"Nothing was changed: alias {wanted!r} points to {where!r}, not to the source {source!r}. Aliases of the source: {', '.join(pointing) or 'none'}."
-        )
-    return (Moved(alias=wanted, previous=where, current=target),), tuple(alias for alias in pointing if alias != wanted)
-
-
-def moves_across(
-    migration: Migration, source_aliases: tuple[str, ...], aliases: dict[str, str], collections: list[str], wanted: str | None
-) -> tuple[tuple[Moved, ...], tuple[str, ...]]:
-    """(aliases created on the target's server, aliases that stay on the source's): the app finds the names it knows on the server it changes to.
-
-    Raises:
-        Refused: there is no name, or it is taken on the target's server.
-    """
-    target = migration.target.collection
-    named_ones = (wanted or migration.alias,) if wanted or migration.alias else source_aliases
-    names = [name for name in named_ones if name is not None]
-    if not names:
-        raise Refused(
-            f"Nothing was changed: no alias points to {migration.source.collection!r}. Give 'alias' a name: it is created on connection "
-            f"{migration.target.connection!r}, pointing to {target!r}, and the app's next release uses it there."
-        )
-    for name in names:
-        where = aliases.get(name)
-        if where not in (None, target) or name in collections:
-            what = f"an alias of {where!r}" if where is not None else "a collection"
-            raise Refused(
-                f"Nothing was changed: {name!r} is {what} on connection {migration.target.connection!r} already. Give 'alias' another name, and have the app use it."
-            )
-    return tuple(Moved(alias=name, previous=aliases.get(name), current=target) for name in names), source_aliases
-
-
-def reversed_moves(migration: Migration) -> tuple[Moved, ...]:
-    """The cutover's moves the other way. An alias that the cutover created points to the source then, or goes, when the source is elsewhere."""
-    assert migration.cutover is not None
-    fallback = None if migration.is_across_servers else migration.source.collection
-    return tuple(Moved(alias=m.alias, previous=m.current, current=m.previous or fallback) for m in migration.cutover.moves)
-
-
-def moves_back(migration: Migration, aliases: dict[str, str]) -> tuple[Moved, ...]:
-    """The cutover's moves reversed.
-
-    Raises:
-        Refused: an alias was moved by somebody else since.
-    """
-    assert migration.cutover is not None
-    for moved in migration.cutover.moves:
-        where = aliases.get(moved.alias)
-        if where != moved.current:
-            raise Refused(
-                f"Nothing was changed: alias {moved.alias!r} points to {where!r}, not to {moved.current!r} where the swap put it. Somebody moved it since; decide by hand."
-            )
-    return reversed_moves(migration)
 
 
 def check_gates(migration: Migration, now: datetime | None) -> None:
@@ -195,102 +118,18 @@ def overrides_of(migration: Migration) -> tuple[str, ...]:
     return tuple(found)
 
 
-def named(moves: tuple[Moved, ...]) -> str:
-    """The aliases for a sentence; many are counted, the plan lists them all."""
-    shown = ", ".join(repr(m.alias) for m in moves[:MOST_NAMED])
-    return shown if len(moves) <= MOST_NAMED else f"{shown} and {len(moves) - MOST_NAMED} more aliases"
-
-
-def breaks_of(
-    migration: Migration,
-    moves: tuple[Moved, ...],
-    old_dimensions: int | None,
-    *,
-    is_numbered: bool,
-    may_mark: bool = True,
-    is_fenced: bool = False,
-) -> tuple[str, ...]:
-    """Whose queries and writes change when the aliases move forward.
-
-    Args:
-        migration: That is to be cut over.
-        moves: Of its aliases.
-        old_dimensions: Of the old vectors.
-        is_numbered: Late writes can be told from newer ones.
-        may_mark: The key of the source may write, which telling them needs.
-        is_fenced: Writers wait until the aliases have moved, so that there is nothing to be told.
-    """
-    names = named(moves)
-    model = migration.spec
-    if migration.keeps_old_field:
-        found = [
-            f"No query breaks: {names} leads to a collection that answers the old queries as before, beside the new field {migration.making.field!r}."
-        ]
-        if migration.has_fill_stage:
-            share = migration.filled.share if migration.filled is not None else 0.0
-            found.append(
-                f"{migration.making.field!r} is filled for {share:.0%} of the points: no reader may use it before it is complete. start_backfill fills it after the swap."
-            )
-    else:
-        found = [f"From that moment every query through {names} must be embedded with {model.name} ({model.dimensions} dimensions)."]
-        if old_dimensions != model.dimensions:
-            found.append(f"Readers that still use the old model ({old_dimensions} dimensions) through {names} fail with a dimension error.")
-        else:
-            found.append(f"Readers that still use the old model through {names} get nonsense without an error.")
-    if migration.is_across_servers:
-        found.append(
-            f"The alias is created on connection {migration.target.connection!r}; no reader or writer moves by that. Each moves with its own release, which connects there. "
-            f"Until then it reads and writes {migration.source.described(with_connection=True)}."
-        )
-    else:
-        found.append(f"Readers and writers that name {migration.source.collection!r} itself are not moved.")
-    if migration.is_across_servers and migration.writes != "frozen" and is_numbered:
-        found.append(
-            "What writers that have not moved yet write there is carried over while the worker runs, and once more by finish_migration; where both sides changed, the "
-            "target wins and it is counted. What they delete there after the swap is listed, not deleted."
-        )
-    elif is_fenced:
-        found.append(fence_told(migration.source.collection, names))
-    elif migration.writes == "live" and is_numbered:
-        found.append(
-            "Writes that reach the source during the swap are carried over afterwards. Where the app writes to one point on both sides within those seconds, the "
-            "target's point wins whole, and it is counted: an edit of one key there hides an edit of another key here."
-        )
-    elif migration.writes != "frozen" and not is_numbered:
-        found.append(
-            f"{migration.source.collection!r} {_UNNUMBERED[may_mark]}: what reaches it during and after the swap is "
-            f"not carried over, only listed, and may be lost. Stop the writers {'until their release has moved them' if migration.is_across_servers else 'for the seconds of the swap'}."
-        )
-    if migration.writes != "frozen" and not migration.keeps_old_field:
-        found.append(
-            f"Writers through {names} must embed documents with {model.name} from that moment. {unchanged_writer(model, old_dimensions)}"
-        )
-    return tuple(found)
-
-
-def unchanged_writer(model: ModelSpec, old_dimensions: int | None) -> str:
-    """What becomes of the writes of one that goes on with the old model."""
-    if old_dimensions != model.dimensions:
-        return (
-            f"One that goes on with the old model ({old_dimensions} dimensions) is refused there with 400 'Vector dimension error', and what it wrote is in neither "
-            "collection: let it keep what fails and write it again."
-        )
-    return (
-        "One that goes on with the old model is taken without an error, for both have the same dimensions: its points are then found by nobody. verify_target finds them, "
-        "also after the swap; call it once the new release is out."
-    )
-
-
-_UNNUMBERED = {
-    True: "has several shards or replicas, whose writes are not numbered together",
-    False: "may only be read with this key, so that no moment can be marked in its writes",
-}
-
-
 def given_up(migration: Migration) -> Migration:
     """A swap that moved no alias, or put them back: its marks say nothing any more. Those of an earlier cutover stay for the rollback."""
     is_forward = migration.phase is not Phase.CUT_OVER
     return migration.model_copy(update={"intent": None, **({"cutover": None} if is_forward else {})})
+
+
+def settled_back(migration: Migration) -> Cutover | None:
+    """With the aliases moved back, what the target got up to the fence is carried back or listed: from now on it is nobody's newer write."""
+    cutover = migration.cutover
+    if cutover is None or cutover.settled_at is None:
+        return cutover
+    return cutover.model_copy(update={"target_watermark": cutover.settled_at, "settled_at": None})
 
 
 def is_fence_of_use(migration: Migration, direction: Literal["forward", "back"]) -> bool:
@@ -298,38 +137,6 @@ def is_fence_of_use(migration: Migration, direction: Literal["forward", "back"])
     if migration.is_across_servers:
         return False
     return migration.writes == "live" if direction == "forward" else migration.writes != "frozen"
-
-
-def returned(migration: Migration, lost: str | None) -> str:
-    """What becomes of the writes that the target got while it served; `lost`: why they are not carried back."""
-    source, target = migration.source.collection, migration.target.collection
-    since = f"What was written to {target!r} since {migration.cutover.at if migration.cutover else 'the swap'}"
-    if lost is not None:
-        return f"{since} is NOT carried back to {source!r}: {lost}. It stays in {target!r} only."
-    made = (
-        "with the old vectors that the app kept writing"
-        if migration.keeps_old_field
-        else f"with vectors of the old model {migration.current_model!r} for new texts"
-    )
-    return (
-        f"{since} is carried back to {source!r}, {made}. A point that was also written to in {source!r} meanwhile stays as it is on each side, and is listed. "
-        f"Points that are gone from {target!r} are deleted in {source!r}, too, unless they are more than {LEAST_DELETES} and {SHARE_OF_DELETES:.0%} of it: then "
-        "none is, and they are counted."
-    )
-
-
-def breaks_back(migration: Migration, names: str) -> str:
-    """Whose queries change when the aliases move back."""
-    if migration.is_across_servers:
-        return (
-            f"{names} is removed from connection {migration.target.connection!r}: whoever still asks for it there fails from that moment. Readers and writers go back to "
-            f"{migration.source.described(with_connection=True)} first, with the old model's queries."
-        )
-    if migration.keeps_old_field:
-        return f"Queries through {names} that use {migration.making.field!r} fail from that moment: the old collection has no such vector. Old queries go on."
-    return (
-        f"From that moment queries through {names} must be embedded with the old model ({migration.current_model or 'not stated'}) again."
-    )
 
 
 def shown(facts: SwapFacts, code: str, expires_at: str) -> SwapPlan:

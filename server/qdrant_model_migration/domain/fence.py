@@ -70,7 +70,7 @@ def fence_told(collection: str, alias: str) -> str:
     """What a fence means for the app's writers."""
     return (
         f"While the last differences are carried over, writes to {collection!r} are answered with 429 (rate limit), usually for some seconds and at most a minute "
-        "(should the worker die meanwhile, until another has taken over); queries go on. A writer that tries again loses nothing: its next try reaches what "
+        "(should the worker die meanwhile, until another has taken over; should its whole machine die, until somebody calls migration_status); queries go on. A writer that tries again loses nothing: its next try reaches what "
         f"{alias} points to then. A single write is told to come back after 60 s, sooner is fine; a request of several points is told that it is too large, and may "
-        "have been taken in part: repeat it whole. fence=false makes nobody wait, and the order of two writes to one point around the swap is then not always known."
+        "have been taken in part: repeat it whole. Where no write rate was set, one of a billion a minute stays set: Qdrant cannot unset it. fence=false makes nobody wait, and the order of two writes to one point around the swap is then not always known."
     )

@@ -112,6 +112,8 @@ class Cutover(BaseModel):
     """The app could not write to the target between that and the move of the aliases."""
     conflicts: tuple[str, ...] = ()
     """Points that a rollback left as they were on each side: the target holds a write that exists nowhere else."""
+    agreed_deletes: int = 0
+    """So many points that are gone from the target the person agreed to lose in the source as well."""
     returned_to: dict[str, tuple[int, int]] = {}
     """What this tool itself wrote to the source for a rollback: point -> the numbers of that operation, and of the target's last one then."""
     settled_at: int | None = None

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from qdrant_model_migration.domain.model import ModelKind
 from qdrant_model_migration.embedders import fastembed_files as files
+from qdrant_model_migration.environment import child_environment, embedding_threads
 from qdrant_model_migration.errors import ModelNotUsable, SettingsError
-from qdrant_model_migration.settings import ModelSettings, child_environment, embedding_threads
+from qdrant_model_migration.settings import ModelSettings
 
 if TYPE_CHECKING:
     from qdrant_model_migration.embedders.fastembed_files import Description

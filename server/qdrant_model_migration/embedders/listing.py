@@ -11,8 +11,9 @@ from qdrant_model_migration.embedders import fastembed_files as files
 from qdrant_model_migration.embedders.base import Usable
 from qdrant_model_migration.embedders.builtin import HashingEmbedder
 from qdrant_model_migration.embedders.providers import KEY_VARIABLES
+from qdrant_model_migration.environment import secret_from_variable
 from qdrant_model_migration.errors import SettingsError
-from qdrant_model_migration.settings import ModelSettings, Settings, secret_from_variable
+from qdrant_model_migration.settings import ModelSettings, Settings
 
 if TYPE_CHECKING:
     from qdrant_model_migration.embedders.fastembed_files import Description

@@ -23,8 +23,9 @@ from qdrant_model_migration.embedders.base import Dense
 from qdrant_model_migration.embedders.checks import PROBE, blame, check_answer, check_texts
 from qdrant_model_migration.embedders.limits import Limiter, MinuteWindow
 from qdrant_model_migration.embedders.provider_errors import Fault, provider_error, safe_words
+from qdrant_model_migration.environment import secret_from_variable
 from qdrant_model_migration.errors import BadText, BatchTooLarge, ModelNotUsable, SettingsError
-from qdrant_model_migration.settings import ModelSettings, secret_from_variable
+from qdrant_model_migration.settings import ModelSettings
 
 if TYPE_CHECKING:
     from pydantic_ai.embeddings import Embedder as PydanticEmbedder

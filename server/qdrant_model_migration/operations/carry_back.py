@@ -10,7 +10,7 @@ from dataclasses import replace
 from itertools import islice
 from typing import Any
 
-from qdrant_model_migration.domain.carry_back import fate_back, most_deletes, why_not_carried_back
+from qdrant_model_migration.domain.carry_back import Fate, fate_back, most_deletes, why_not_carried_back
 from qdrant_model_migration.domain.migration import Migration
 from qdrant_model_migration.domain.model import Side
 from qdrant_model_migration.domain.points import Payload, Point, PointId, tag
@@ -69,7 +69,7 @@ class _Pass:
         self.gone: list[Point] = []
         """Deleted through the alias, as the source holds them; one more than may be deleted at most."""
         self.kept = 0
-        self.most_deletes = most_deletes(work.source_collection.points)
+        self.most_deletes = most_deletes(work.source_collection.points) + self._cutover.agreed_deletes
 
     @property
     def _cutover(self) -> Cutover:
@@ -80,20 +80,11 @@ class _Pass:
         """Write what is to go back of a page of differences, but for the deletes."""
         if not found:
             return
-        work, ids = self._work, [d.id for d in found]
-        sources = await work.source.points.versions(self._source, ids)
-        targets = await work.target.points.versions(work.migration.target.collection, ids)
+        work = self._work
+        sources, targets = await _numbers(work, found)
         back: list[Difference] = []
         for difference in found:
-            fate = fate_back(
-                difference.kind,
-                sources.get(difference.id),
-                targets.get(difference.id),
-                self._cutover,
-                ours=self._cutover.carried.get(tag(difference.id)),
-                returned=self._cutover.returned_to.get(tag(difference.id)),
-                is_filling=work.migration.is_filling,
-            )
+            fate = _fate(work, difference, sources, targets)
             if fate == "back" and difference.kind is Kind.MISSING and difference.source is not None:
                 self._note_gone(difference.source)
             elif fate == "back":
@@ -141,6 +132,44 @@ class _Pass:
             self._work.check()
             await self._work.source.points.delete_all_if(self._source, self.gone[start : start + WRITTEN_AT_ONCE])
         self.carried += len(self.gone)
+
+
+async def count_gone(work: Work) -> int:
+    """Points that were deleted through the alias and would be deleted in the source; nothing is written."""
+    gone, pending = 0, list[Difference]()
+
+    async def count() -> int:
+        sources, targets = await _numbers(work, pending)
+        return sum(_fate(work, d, sources, targets) == "back" for d in pending)
+
+    async for difference in differences(work, await expectation(work, checks_made=False), Tally()):
+        if difference.kind is Kind.MISSING:
+            pending.append(difference)
+        if len(pending) >= PAGE:
+            gone += await count()
+            pending.clear()
+    return gone + (await count() if pending else 0)
+
+
+async def _numbers(work: Work, found: Sequence[Difference]) -> tuple[dict[PointId, int], dict[PointId, int]]:
+    """The number of the last operation on each point, in the source and in the target."""
+    ids = [d.id for d in found]
+    sources = await work.source.points.versions(work.migration.source.collection, ids)
+    return sources, await work.target.points.versions(work.migration.target.collection, ids)
+
+
+def _fate(work: Work, difference: Difference, sources: dict[PointId, int], targets: dict[PointId, int]) -> Fate:
+    cutover = work.migration.cutover
+    assert cutover is not None
+    return fate_back(
+        difference.kind,
+        sources.get(difference.id),
+        targets.get(difference.id),
+        cutover,
+        ours=cutover.carried.get(tag(difference.id)),
+        returned=cutover.returned_to.get(tag(difference.id)),
+        is_filling=work.migration.is_filling,
+    )
 
 
 async def _as_source(work: Work, back: Sequence[Difference]) -> tuple[list[tuple[Point, Point | None]], dict[PointId, str]]:

@@ -9,13 +9,11 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 
-import anyio
-
 from qdrant_model_migration.domain.points import Payload, Point, PointId, tag
 from qdrant_model_migration.domain.verification import Difference, Expectation, Kind, Tally
-from qdrant_model_migration.errors import MigrationError
 from qdrant_model_migration.operations.context import now
 from qdrant_model_migration.operations.diff import confirmed, differences, expectation
+from qdrant_model_migration.operations.in_parallel import for_each_batch
 from qdrant_model_migration.operations.work import Work
 from qdrant_model_migration.operations.writing import account, insert_points, make_points
 from qdrant_model_migration.results import Lag, Repaired
@@ -131,25 +129,15 @@ async def rewrite(work: Work, found: Sequence[Difference], still_due: StillDue |
     ready = {**keep, **{tag(p.id): p for p in made.points}}
     await _forget_accounted(work, made.points)
     due = await still_due(found) if still_due is not None else {d.id for d in found}
-    failures: list[MigrationError] = []
-    gate = anyio.CapacityLimiter(CONCURRENT_WRITES)
     changes = [(ready[tag(d.id)], d.target.payload) for d in found if d.target is not None and d.id in due and tag(d.id) in ready]
 
     async def write(batch: Sequence[tuple[Point, Payload]]) -> None:
-        async with gate:
-            try:
-                work.check()
-                written = await work.target.points.replace_all(work.migration.target.collection, batch, whole=still_due is not None)
-                for point_id, operation in written.items():
-                    work.note_written([point_id], operation, is_made=tag(point_id) not in keep)
-            except MigrationError as error:
-                failures.append(error)
+        work.check()
+        written = await work.target.points.replace_all(work.migration.target.collection, batch, whole=still_due is not None)
+        for point_id, operation in written.items():
+            work.note_written([point_id], operation, is_made=tag(point_id) not in keep)
 
-    async with anyio.create_task_group() as group:
-        for start in range(0, len(changes), REWRITTEN_AT_ONCE):
-            group.start_soon(write, changes[start : start + REWRITTEN_AT_ONCE])
-    if failures:
-        raise failures[0]
+    await for_each_batch(changes, write, size=REWRITTEN_AT_ONCE, at_once=CONCURRENT_WRITES)
     if follows_deletes:
         await _remove_if_deleted(work, [point for point in ready.values() if point.id in due])
     for difference in found:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 
 import anyio
 
@@ -10,6 +10,7 @@ from qdrant_model_migration.domain.collection import fields_of
 from qdrant_model_migration.domain.points import Point, PointId, order_key
 from qdrant_model_migration.domain.verification import Difference, Expectation, Tally, is_accounted, judge
 from qdrant_model_migration.operations.altered import check_target
+from qdrant_model_migration.operations.in_parallel import both
 from qdrant_model_migration.operations.work import Work
 from qdrant_model_migration.qdrant.gateway import Gateway
 
@@ -39,19 +40,32 @@ async def expectation(work: Work, *, checks_made: bool) -> Expectation:
 
 async def differences(work: Work, expected: Expectation, tally: Tally) -> AsyncIterator[Difference]:
     """Every difference in id order; `tally` counts the points of both sides on the way. Memory does not grow with the collection."""
-    left = scan(work, work.source, work.migration.source.collection, work.read_fields, derives=expected.checks_made)
-    right = scan(work, work.target, work.migration.target.collection, _target_fields(expected))
-    a, b = await anext(left, None), await anext(right, None)
-    while a is not None or b is not None:
+    left = _Side(work, work.source, work.migration.source.collection, work.read_fields, derives=expected.checks_made)
+    right = _Side(work, work.target, work.migration.target.collection, _target_fields(expected))
+    while True:
+        await both(left.fill, right.fill)
+        if left.next is None and right.next is None:
+            return
+        # Without a pause while both have points: what is looked at one by one takes more than what is read.
+        for found in _merged(left, right, expected, tally):
+            yield found
+
+
+def _merged(left: _Side, right: _Side, expected: Expectation, tally: Tally) -> Iterator[Difference]:
+    """The differences among what both sides hold, until one of them has to be filled again."""
+    while (left.next is not None or left.is_over) and (right.next is not None or right.is_over):
+        a, b = left.next, right.next
+        if a is None and b is None:
+            return
         order = _order(a, b)
         source, target = (a if order <= 0 else None), (b if order >= 0 else None)
         if source is not None:
             tally.source_points += 1
             tally.accounted += is_accounted(source, target, expected) if expected.checks_made or target is None else 0
-            a = await anext(left, None)
+            left.step()
         if target is not None:
             tally.target_points += 1
-            b = await anext(right, None)
+            right.step()
         found = judge(source, target, expected)
         if found is not None:
             tally.differences[found.kind] += 1
@@ -97,12 +111,37 @@ def _order(a: Point | None, b: Point | None) -> int:
     return (x > y) - (x < y)
 
 
-async def scan(work: Work, gateway: Gateway, collection: str, vectors: Sequence[str], *, derives: bool = False) -> AsyncIterator[Point]:
-    """Every point in id order; with what the recipe makes of its vectors where `derives`."""
-    offset: PointId | None = None
-    while True:
-        points, offset = await gateway.points.scroll(collection, offset=offset, limit=work.page, vectors=vectors)
-        for point in await work.derived(points) if derives else points:
-            yield point
-        if offset is None:
-            return
+class _Side:
+    """One side of a comparison: points in id order, of which a page is held; with what the recipe makes of their vectors where `derives`."""
+
+    def __init__(self, work: Work, gateway: Gateway, collection: str, vectors: Sequence[str], *, derives: bool = False) -> None:
+        self._work, self._gateway, self._collection, self._vectors, self._derives = work, gateway, collection, vectors, derives
+        self._page: Iterator[Point] = iter(())
+        self._offset: PointId | None = None
+        self.next: Point | None = None
+        """The point to be looked at; None where `fill` has to be awaited, or all were."""
+        self.is_over = False
+        """There is nothing to fill with any more."""
+
+    def step(self) -> None:
+        self.next = next(self._page, None)
+
+    async def fill(self) -> None:
+        """Read the next page, where nothing is held any more."""
+        while self.next is None and not self.is_over:
+            points, self._offset = await self._gateway.points.scroll(
+                self._collection, offset=self._offset, limit=self._work.page, vectors=self._vectors
+            )
+            self.is_over = self._offset is None
+            self._page = iter(await self._work.derived(points) if self._derives else points)
+            self.step()
+
+
+async def scan(work: Work, gateway: Gateway, collection: str, vectors: Sequence[str]) -> AsyncIterator[Point]:
+    """Every point in id order."""
+    side = _Side(work, gateway, collection, vectors)
+    await side.fill()
+    while side.next is not None:
+        yield side.next
+        side.step()
+        await side.fill()

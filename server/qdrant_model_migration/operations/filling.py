@@ -21,19 +21,19 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import anyio
 import numpy as np
-from anyio.streams.memory import MemoryObjectReceiveStream
+from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 from qdrant_model_migration.domain.collection import FieldKind
 from qdrant_model_migration.domain.points import Payload, Point, PointId, ServerText, tag
 from qdrant_model_migration.domain.recipe import Filled, Recipe
 from qdrant_model_migration.domain.texts import TextSource
-from qdrant_model_migration.errors import BatchTooLarge, MigrationError, NotFound, RequestRejected
+from qdrant_model_migration.errors import BatchTooLarge, NotFound, RequestRejected
 from qdrant_model_migration.operations.context import now
+from qdrant_model_migration.operations.in_parallel import handed_out
 from qdrant_model_migration.operations.work import WINDOW, Work
 from qdrant_model_migration.operations.writing import UPSERT_POINTS, Made, account, embed_texts
 
@@ -70,44 +70,25 @@ async def fill_pass(work: Work, *, is_stopping: Callable[[], bool], on_window: O
     """
     found = FillPass()
     accounted = {f.point_id for f in await work.ledger.failed(work.id)}
-    failures: list[MigrationError] = []
-    send, receive = anyio.create_memory_object_stream[list[Point]](concurrency)
-    async with anyio.create_task_group() as group:
 
-        async def guarded(act: Callable[[], Awaitable[None]]) -> None:
-            try:
-                await act()
-            except MigrationError as error:
-                # Raised outside: a task group would wrap it.
-                failures.append(error)
-                group.cancel_scope.cancel()
-            except anyio.BrokenResourceError:
-                # Nobody takes windows any more: the failure of the last one who did is on its way.
-                return
+    async def read(send: MemoryObjectSendStream[list[Point]]) -> None:
+        async with send:
+            offset: PointId | None = None
+            while True:
+                page, offset = await work.target.vectors.missing(
+                    work.migration.target.collection, work.made_field, offset=offset, limit=min(WINDOW, work.page)
+                )
+                await send.send([p for p in page if tag(p.id) not in accounted])
+                if offset is None:
+                    return
 
-        async def read() -> None:
-            async with send:
-                offset: PointId | None = None
-                while True:
-                    page, offset = await work.target.vectors.missing(
-                        work.migration.target.collection, work.made_field, offset=offset, limit=min(WINDOW, work.page)
-                    )
-                    await send.send([p for p in page if tag(p.id) not in accounted])
-                    if offset is None:
-                        return
+    async def fill(windows: MemoryObjectReceiveStream[list[Point]]) -> None:
+        async with windows:
+            async for window in windows:
+                spent = await fill_window(work, window, found, is_stopping=is_stopping)
+                await on_window(found, spent)
 
-        async def fill(windows: MemoryObjectReceiveStream[list[Point]]) -> None:
-            async with windows:
-                async for window in windows:
-                    spent = await fill_window(work, window, found, is_stopping=is_stopping)
-                    await on_window(found, spent)
-
-        group.start_soon(guarded, read)
-        for _ in range(concurrency):
-            group.start_soon(guarded, partial(fill, receive.clone()))
-        receive.close()
-    if failures:
-        raise failures[0]
+    await handed_out(read, fill, ahead=concurrency, workers=concurrency)
     return found
 
 

@@ -8,6 +8,7 @@ from typing import Literal
 
 import anyio
 
+from qdrant_model_migration.domain.breaks import only_there
 from qdrant_model_migration.domain.migration import Migration
 from qdrant_model_migration.domain.phases import Phase
 from qdrant_model_migration.domain.recipe import Endpoint
@@ -67,6 +68,8 @@ async def _facts(context: OperationContext, migration: Migration, action: Action
     warnings = [*held.warnings, *(end_of_filling(migration) if action != "discard_new" else [])]
     if action == "discard_new" and doomed is None and migration.target in held.points:
         warnings.append(f"{held.named(migration.target)} is not the collection that this migration created; it is left alone.")
+    if action == "discard_new" and migration.cutover is not None:
+        warnings += only_there(migration)
     undo = "A migration that ended with the old collection kept loses nothing: the alias can be pointed back by hand."
     if migration.is_across_servers:
         undo = f"A migration that ended with the old collection kept loses nothing: the app can connect to {migration.source.connection!r} again."

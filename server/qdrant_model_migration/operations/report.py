@@ -73,4 +73,11 @@ def _cutover(migration: Migration) -> list[str]:
     if migration.cutover is None:
         return ["None: each reader changes by itself." if migration.is_in_place else "None."]
     lines = [f"- {m.alias}: {m.previous or '(new)'} -> {m.current} at {migration.cutover.at}" for m in migration.cutover.moves]
-    return lines + [f"- accepted: {text}" for text in migration.accepted]
+    lines += [f"- accepted: {text}" for text in migration.accepted]
+    if migration.cutover.conflicts:
+        target = migration.target.collection
+        lines.append(
+            f"- {len(migration.cutover.conflicts):,} points were left as they are on each side by the way back; what {target!r} holds of them is nowhere else:"
+        )
+        lines += [f"  - {point}" for point in migration.cutover.conflicts]
+    return lines

@@ -99,7 +99,8 @@ async def read_status(context: OperationContext, ledger: Ledger, migration: Migr
     if migration.fence is not None:
         warnings.append(
             f"Writes to {migration.fence.place.collection!r} are answered with 429 since {migration.fence.at}: the swap makes writers wait for some seconds. "
-            f"Where no worker runs any more, `qdrant-model-migration worker {migration.id}` lets them in again."
+            f"Where no worker runs any more, this call started one, which lets them in again once the lease of the last one has run out; without a host, "
+            f"`qdrant-model-migration worker {migration.id}` does."
         )
     answer = StatusResult(
         summary=context.notice(migration.target.connection) + _summary(migration, worker, progress, is_paused=pace.is_paused),
@@ -192,6 +193,8 @@ def _next_step(migration: Migration, answer: StatusResult, now: datetime) -> tup
     """The next call, and in how many seconds it makes sense (None: now)."""
     me = {"migration_id": migration.id}
     phase = migration.phase
+    if migration.fence is not None:
+        return NextStep(tool="migration_status", arguments={**me, "wait_seconds": 10}, why="see that the writers are let in again"), None
     if answer.is_paused and (answer.is_filling or phase in (Phase.TARGET_CREATED, Phase.BACKFILLING, Phase.BACKFILLED)):
         # To go on is the person's word: waiting shows nothing new, and starting would undo the pause.
         return None, None

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
-import anyio
 import numpy as np
 
 from qdrant_model_migration.domain.model import Side
@@ -14,7 +14,8 @@ from qdrant_model_migration.domain.points import Point, PointId, tag
 from qdrant_model_migration.domain.records import FailedRecord
 from qdrant_model_migration.embedders.retrying import embed_resilient
 from qdrant_model_migration.embedders.server_side import ServerSideEmbedder
-from qdrant_model_migration.errors import BatchTooLarge, MigrationError, Refused
+from qdrant_model_migration.errors import BatchTooLarge, Refused
+from qdrant_model_migration.operations.in_parallel import for_each_batch
 from qdrant_model_migration.operations.work import Work
 
 UPSERT_POINTS = 64
@@ -127,21 +128,7 @@ async def insert_points(work: Work, points: Sequence[Point]) -> None:
         LeaseLost: before anything more is written.
         MigrationError: the first failure, after the other batches ended.
     """
-    failures: list[MigrationError] = []
-    gate = anyio.CapacityLimiter(CONCURRENT_UPSERTS)
-
-    async def write(batch: Sequence[Point]) -> None:
-        async with gate:
-            try:
-                await _insert(work, batch)
-            except MigrationError as error:
-                failures.append(error)
-
-    async with anyio.create_task_group() as group:
-        for start in range(0, len(points), UPSERT_POINTS):
-            group.start_soon(write, points[start : start + UPSERT_POINTS])
-    if failures:
-        raise failures[0]
+    await for_each_batch(points, partial(_insert, work), size=UPSERT_POINTS, at_once=CONCURRENT_UPSERTS)
 
 
 async def _insert(work: Work, batch: Sequence[Point]) -> None:

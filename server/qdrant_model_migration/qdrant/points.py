@@ -14,9 +14,8 @@ from qdrant_model_migration.domain.points import Payload, Point, PointId, Server
 from qdrant_model_migration.errors import BatchTooLarge, RateLimited, RequestRejected
 from qdrant_model_migration.qdrant import translate
 from qdrant_model_migration.qdrant.client import Caller
+from qdrant_model_migration.qdrant.counting import count_by_reading
 
-COUNT_PAGE = 100
-"""Small enough for any strict mode that allows searches at all."""
 VERSION_PAGE = 500
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_-]+")
 """What a server takes for a payload field without quotes. It does not look into JSON that a string holds, as we do for a path."""
@@ -86,8 +85,10 @@ class Points:
         if not ids:
             return {}
         wanted: Any = False if not vectors else (True if "" in vectors else list(vectors))
+        # Payloads by REST: gRPC turns integers above 2^63-1 into floats.
+        client = self._call.rest if payload else self._call.fast
         records = await self._call(
-            lambda: self._call.rest.retrieve(collection, list(ids), with_payload=payload, with_vectors=wanted, shard_key_selector=shard_key)
+            lambda: client.retrieve(collection, list(ids), with_payload=payload, with_vectors=wanted, shard_key_selector=shard_key)
         )
         return {p.id: p for p in (translate.point(r) for r in records)}
 
@@ -106,12 +107,7 @@ class Points:
         try:
             return (await self._call(lambda: self._call.rest.count(collection, exact=True))).count
         except RequestRejected:
-            total, offset = 0, None
-            while True:
-                page, offset = await self.ids(collection, offset=offset, limit=COUNT_PAGE)
-                total += len(page)
-                if offset is None:
-                    return total
+            return await count_by_reading(lambda offset, limit: self.ids(collection, offset=offset, limit=limit))
 
     async def sample(self, collection: str, size: int, *, vectors: Sequence[str] = ()) -> list[Point]:
         """Points drawn at random by the server, with payloads."""

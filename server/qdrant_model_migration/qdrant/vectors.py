@@ -15,8 +15,7 @@ from qdrant_model_migration.domain.points import Payload, Point, PointId
 from qdrant_model_migration.errors import NotFound, RequestRejected
 from qdrant_model_migration.qdrant import translate
 from qdrant_model_migration.qdrant.client import Caller
-
-COUNT_PAGE = 100
+from qdrant_model_migration.qdrant.counting import count_by_reading
 
 Seen = tuple[str, Sequence[str]]
 """A payload field, and the strings that points were seen to hold there."""
@@ -44,12 +43,7 @@ class Vectors:
         try:
             return (await self._call(lambda: self._call.rest.count(collection, count_filter=_lacks(field), exact=True))).count
         except RequestRejected:
-            total, offset = 0, None
-            while True:
-                page, offset = await self.missing(collection, field, offset=offset, limit=COUNT_PAGE, payload=False)
-                total += len(page)
-                if offset is None:
-                    return total
+            return await count_by_reading(lambda offset, limit: self.missing(collection, field, offset=offset, limit=limit, payload=False))
 
     async def fill(self, collection: str, field: str, points: Sequence[Point], *, seen: Seen | None = None) -> list[int]:
         """Write `field` of the points that lack it; those that have it keep theirs.

@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field
 
 from qdrant_model_migration.domain.untrusted import visible
 from qdrant_model_migration.errors import MigrationError, NotFound, Refused
-from qdrant_model_migration.settings import redacted
+from qdrant_model_migration.redaction import redacted
 from qdrant_model_migration.tools.support import app_of
 
 

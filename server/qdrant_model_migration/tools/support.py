@@ -16,8 +16,8 @@ from pydantic import BaseModel, Field
 
 from qdrant_model_migration.domain.untrusted import visible
 from qdrant_model_migration.errors import MigrationError
+from qdrant_model_migration.redaction import known_secrets, redacted
 from qdrant_model_migration.results import NextStep, Progress, Recommendation, RecommendResult, Result, Section
-from qdrant_model_migration.settings import known_secrets, redacted
 
 if TYPE_CHECKING:
     from qdrant_model_migration.domain.migration import Migration

@@ -16,7 +16,7 @@ from qdrant_model_migration.tools.support import App, Connection, MigrationId, T
 
 if TYPE_CHECKING:
     from qdrant_model_migration.domain.migration import Migration
-    from qdrant_model_migration.operations.swap import Direction
+    from qdrant_model_migration.operations.swap_plan import Direction
 
 
 async def swap_alias(
@@ -42,7 +42,7 @@ async def swap_alias(
     from qdrant_model_migration.operations.finding import find_migration
     from qdrant_model_migration.operations.plans import check_made_for
     from qdrant_model_migration.operations.requests import carry_out
-    from qdrant_model_migration.operations.swap import why_void
+    from qdrant_model_migration.operations.swap_plan import why_void
 
     app = app_of(ctx)
     ledger, migration = await find_migration(app.context, migration_id, connection)
@@ -88,8 +88,8 @@ async def _check_alias(app: App, migration: Migration, alias: str) -> None:
 async def _planned(
     app: App, migration: Migration, direction: Direction, alias: str | None, refusal: str | None, *, fence: bool
 ) -> SwapResult:
-    from qdrant_model_migration.domain.cutover import MOST_NAMED
-    from qdrant_model_migration.operations.swap import plan_swap
+    from qdrant_model_migration.domain.moves import MOST_NAMED
+    from qdrant_model_migration.operations.swap_plan import plan_swap
 
     ledger = await app.context.ledger(migration.target.connection)
     made = await plan_swap(app.context, ledger, migration, direction, alias, fence=fence)
@@ -164,6 +164,7 @@ def _swapped(notice: str, migration: Migration, direction: Direction, outcome: S
     if gap.unresolved:
         warnings.append(
             f"{gap.unresolved} points differ and it cannot be told which side is newer, for example {', '.join(gap.unresolved_samples[:3])}."
+            + (f" migration://{migration.id}/report lists them." if direction == "back" else "")
         )
     fills = NextStep(
         tool="start_backfill", arguments={"migration_id": migration.id}, why="fill the new field of the collection that serves now"

@@ -108,6 +108,8 @@ def verified(app: App, migration: Migration, found: Verification) -> VerifyResul
         if found.problems == ["the index is still being built"]:
             step = NextStep(tool="verify_target", arguments=me, why="look again when the index is built")
     if migration.phase is Phase.CUT_OVER and not found.is_complete and not migration.serves_while_filled:
+        if not found.bad_vectors and not found.provenance.wrong:
+            summary = f"The target serves, and the app has written on: {'; '.join(found.problems)} against the old collection. No vector is wrong."
         warnings.append(
             f"The readers have moved: what the app wrote to {target!r} since the swap differs from {source!r}, and that is no fault and no reason to roll "
             "back. finish_migration carries over what the old collection got late."

@@ -1,7 +1,8 @@
 """How is a target filled? Ranges are drawn ahead and recorded; each is worked window by window; its checkpoint follows the writes.
 
 Several ranges are worked at once: while one waits for the model, another reads or writes. Within a range the windows follow one
-another, so everything before the cursor is written. Memory is bounded by the number of ranges at work and the size of a window.
+another, so everything before the cursor is written, while the next window is read ahead and the last checkpoint recorded. Memory is bounded
+by the number of ranges at work and the size of a window, which grows where windows are made fast.
 """
 
 from __future__ import annotations
@@ -12,11 +13,12 @@ from functools import partial
 import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
-from qdrant_model_migration.domain.pacing import Budget
+from qdrant_model_migration.domain.pacing import Budget, WindowSize
 from qdrant_model_migration.domain.points import Point, PointId, tag
 from qdrant_model_migration.domain.ranges import Range, next_to_draw, range_size
-from qdrant_model_migration.errors import Interrupted, MigrationError
-from qdrant_model_migration.operations.work import WINDOW, Work
+from qdrant_model_migration.errors import Interrupted
+from qdrant_model_migration.operations.in_parallel import both, handed_out
+from qdrant_model_migration.operations.work import Work
 from qdrant_model_migration.operations.writing import account, insert_points, make_points
 
 RANGES_AHEAD = 8
@@ -26,6 +28,9 @@ DEFAULT_CONCURRENCY = 2
 
 ReadIds = Callable[[PointId | None, int], Awaitable[tuple[list[PointId], PointId | None]]]
 """(where to begin, most ids) -> ids in order, and where the next begin."""
+
+Page = tuple[list[Point], PointId | None]
+"""Points in id order, and where the next begin."""
 
 
 async def draw_range(read: ReadIds, number: int, start: PointId | None, *, size: int, page: int | None) -> Range:
@@ -47,6 +52,7 @@ class Pipeline:
         self._is_stopping = is_stopping
         self._budget = Budget(clock)
         self._ranges: dict[int, Range] = {}
+        self._window_size = WindowSize()
 
     async def run(self) -> None:
         """Return when every range is done.
@@ -61,27 +67,7 @@ class Pipeline:
         work.progress.stage = "backfilling"
         work.progress.total = work.source_collection.points
         self._count()
-        failures: list[MigrationError] = []
-        send, receive = anyio.create_memory_object_stream[Range](RANGES_AHEAD)
-        async with anyio.create_task_group() as group:
-
-            async def guarded(act: Callable[[], Awaitable[None]]) -> None:
-                try:
-                    await act()
-                except MigrationError as error:
-                    # Raised outside: a task group would wrap it. The others stop at their next write.
-                    failures.append(error)
-                    group.cancel_scope.cancel()
-                except anyio.BrokenResourceError:
-                    # Nobody takes ranges any more: the failure of the last one who did is on its way.
-                    return
-
-            group.start_soon(guarded, partial(self._draw, send))
-            for _ in range(work.pace.concurrency or DEFAULT_CONCURRENCY):
-                group.start_soon(guarded, partial(self._work_ranges, receive.clone()))
-            receive.close()
-        if failures:
-            raise failures[0]
+        await handed_out(self._draw, self._work_ranges, ahead=RANGES_AHEAD, workers=work.pace.concurrency or DEFAULT_CONCURRENCY)
 
     async def _draw(self, send: MemoryObjectSendStream[Range]) -> None:
         """Hand out the ranges that are recorded and not done, then draw on where the recorded ones end."""
@@ -110,26 +96,45 @@ class Pipeline:
                 await self._work_range(given)
 
     async def _work_range(self, given: Range) -> None:
-        work = self._work
-        current = given
-        position = given.position
+        """Windows one after another; while one is made and written, the next is read and the checkpoint of the last is recorded."""
+        current, position, unsaved = given, given.position, None
+        page = await self._read(position)
         while not current.is_done:
+            if self._is_stopping():
+                await self._save(unsaved)
             self._stop_if_asked()
-            page, after = await work.source.points.scroll(
-                work.migration.source.collection, offset=position, limit=min(WINDOW, work.page), vectors=work.read_fields
+            points, after = page
+            window = [p for p in points if current.holds(p.id)]
+            is_last = after is None or len(window) < len(points) or not current.holds(after)
+            began = anyio.current_time()
+            (made, spent), page = await both(
+                partial(self._window, current, window), partial(self._meanwhile, unsaved, after, is_last=is_last)
             )
-            window = [p for p in page if current.holds(p.id)]
-            is_last = after is None or len(window) < len(page) or not current.holds(after)
-            current, spent = await self._window(current, window)
-            position = after
-            cursor = tag(after) if after is not None and not is_last else current.cursor
-            current = current.model_copy(update={"cursor": cursor, "is_done": is_last, "is_started": True})
-            work.check()
-            await work.ledger.save_range(work.id, current)
+            self._window_size.note(len(window), anyio.current_time() - began, is_paced=self._work.pace.points_per_second is not None)
+            cursor = tag(after) if after is not None and not is_last else made.cursor
+            current = unsaved = made.model_copy(update={"cursor": cursor, "is_done": is_last, "is_started": True})
             self._ranges[current.number] = current
             self._count()
-            # After the checkpoint: a driver that ends while it waits leaves nothing to be read again.
+            if is_last or self._work.pace.points_per_second is not None:
+                # Before the waiting: a driver that ends while it waits leaves nothing to be read again.
+                await self._save(current)
+                unsaved = None
             await self._keep_pace(spent)
+
+    async def _meanwhile(self, unsaved: Range | None, after: PointId | None, *, is_last: bool) -> Page:
+        """What is done while a window is made: the checkpoint of the one before, and reading the next one."""
+        await self._save(unsaved)
+        return ([], None) if is_last else await self._read(after)
+
+    async def _read(self, position: PointId | None) -> Page:
+        work, size = self._work, self._window_size.points
+        limit = min(size, work.source_collection.page_limit or size)
+        return await work.source.points.scroll(work.migration.source.collection, offset=position, limit=limit, vectors=work.read_fields)
+
+    async def _save(self, checkpoint: Range | None) -> None:
+        if checkpoint is not None:
+            self._work.check()
+            await self._work.ledger.save_range(self._work.id, checkpoint)
 
     async def _window(self, current: Range, window: list[Point]) -> tuple[Range, int]:
         """Write the points of one window that the target does not hold; the range with them counted, and how many there were."""

@@ -6,7 +6,8 @@ import subprocess
 import sys
 
 from qdrant_model_migration.domain.migration import Migration
-from qdrant_model_migration.settings import Settings, child_environment
+from qdrant_model_migration.environment import child_environment
+from qdrant_model_migration.settings import Settings
 
 
 def spawn_worker(settings: Settings, migration: Migration, *, stands_by: bool = False) -> subprocess.Popen[bytes]:
