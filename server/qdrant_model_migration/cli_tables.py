@@ -223,10 +223,26 @@ def _compare(found: CompareResult) -> Iterator[Part]:
             f"{m.value:.4f}",
             None if m.difference is None else f"{m.difference:+.4f}",
             None if m.ci_low is None or m.ci_high is None else _interval(m.ci_low, m.ci_high, "+" if m.difference is not None else ""),
+            None if m.p_value is None else f"{m.p_value:.4f}",
         )
         for m in found.metrics
     ]
-    yield from _table("Metrics", ["metric", "model", "value", "difference", "95 % interval"], rows)
+    yield from _table("Metrics", ["metric", "model", "value", "difference", "95 % interval", "p"], rows)
+    slices = [
+        (
+            s.value,
+            s.queries,
+            f"{s.baseline:.4f}",
+            f"{s.candidate:.4f}",
+            f"{s.difference:+.4f}",
+            None if s.ci_low is None or s.ci_high is None else _interval(s.ci_low, s.ci_high, "+"),
+            s.verdict,
+        )
+        for s in found.slices
+    ]
+    yield from _table(
+        "Slices, worst first", ["value", "queries", "before", "after", "difference", "interval of all together", "verdict"], slices
+    )
     times = [(t.model, f"{t.p50:.1f} ms", f"{t.p95:.1f} ms", found.index_recall.get(t.model)) for t in found.latency_ms]
     yield from _table("Searches", ["model", "p50", "p95", "index recall"], times)
     changed = [

@@ -337,15 +337,24 @@ async def test_what_this_version_does_not_do_is_refused_not_ignored(
         assert "twice" in refusal
         refusal = await host.refused("create_target", collection=name, strategy="new_collection")
         assert "'model' is missing" in refusal
-        for argument in ("search_template", "slice_field"):
-            refusal = await host.refused("compare_models", collection=name, models=[OLD, NEW], **{argument: "x"})
-            assert "not in this version" in refusal
+        refusal = await host.refused("compare_models", collection=name, models=[OLD, NEW], slice_field=" ")
+        assert "'slice_field' is blank" in refusal
+        refusal = await host.refused("compare_models", collection=name, models=[OLD, NEW], search_template='{"query": "{query}"}')
+        assert "two sides of a migration" in refusal
         refusal = await host.refused("compare_models", collection=name)
         assert "'models'" in refusal
         refusal = await host.refused("compare_models", collection=name, models=[OLD, NEW], queries_file="/etc/passwd")
         assert "QDRANT_MIGRATION_ALLOWED_DIRECTORIES" in refusal
         assert state_of(any_qdrant, name) == before
         me = (await host.call("create_target", collection=name, **CREATE))["migration_id"]
+        for template, why in (
+            ("{", "is not JSON"),
+            ('{"query": [1.0]}', "'query' must be"),
+            ({"query": "{query}", "offset": 5}, "'offset'"),
+        ):
+            refusal = await host.refused("compare_models", migration_id=me, search_template=template)
+            assert "Nothing was compared: search_template" in refusal
+            assert why in refusal
         for more in ({"executor": "ray"}, {"max_source_latency_ms": 5.0}, {"max_cost_usd": 1.0}):
             refusal = await host.refused("start_backfill", migration_id=me, **more)
             assert "not in this version" in refusal

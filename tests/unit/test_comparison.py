@@ -7,17 +7,10 @@ import numpy as np
 import pytest
 from ir_measures import RR, Qrel, R, ScoredDoc, nDCG
 
-from qdrant_model_migration.domain.comparison import (
-    MIN_QUERIES,
-    Outcome,
-    check_arguments,
-    compared,
-    decide,
-    intervals,
-    needed_queries,
-)
+from qdrant_model_migration.domain.comparison import Outcome, check_arguments, compared
 from qdrant_model_migration.domain.metrics import Query, Run, depth, gate_metric, measured, metric_names, overlap
 from qdrant_model_migration.domain.recipe import Gate
+from qdrant_model_migration.domain.significance import MIN_QUERIES, decide, intervals, needed_queries
 from qdrant_model_migration.errors import Refused
 
 
@@ -71,18 +64,16 @@ def test_model_against_itself_is_equivalent() -> None:
 
 
 def test_null_experiment_is_called_better_or_worse_at_most_at_the_stated_rate() -> None:
-    """Two models of equal quality, 100 seeds: 5 % stated, and chance may add two standard deviations."""
+    """Two noisy versions of one model, 100 seeds, the whole comparison with no margin: 5 % stated, and chance may add two standard deviations."""
     wrong = 0
     for seed in range(100):
         queries, scores = made_up(50, 40, seed)
-        grades = np.zeros_like(scores)
-        for i, query in enumerate(queries):
-            grades[i] = [query.relevant.get(j, 0) for j in range(40)]
+        grades = np.array([[query.relevant.get(j, 0) for j in range(40)] for query in queries])
         other = grades * 0.3 + np.random.default_rng(10_000 + seed).normal(size=scores.shape)
-        values = [measured(queries, run_of("m", queries, s), ["ndcg@10"]) for s in (scores, other)]
-        low, high = intervals(values[1] - values[0], seed=seed, resamples=2_000)[0]
-        wrong += decide(low, high, 0.0) in {"better", "worse"}
-    assert wrong <= 10
+        base, candidate = run_of("m", queries, scores), run_of("m (#2)", queries, other)
+        outcome = compared(queries, base, [candidate], basis="judged", k=10, margin=0.0, gate=None, seed=seed)
+        wrong += outcome.verdict in {"better", "worse"}
+    assert wrong <= 9
 
 
 @pytest.mark.parametrize(
@@ -106,7 +97,10 @@ def test_inconclusive_verdict_says_how_many_queries_would_decide() -> None:
         queries, run_of("a", queries, scores), [run_of("b", queries, other)], basis="judged", k=10, margin=0.001, gate=None, seed=0
     )
     assert outcome.verdict == "inconclusive"
-    assert any("judged queries would be needed" in note for note in outcome.notes)
+    needed = outcome.counts.needed["b"]
+    assert needed is not None
+    assert needed > 30
+    assert any(f"about {needed:,} judged queries would be needed" in note for note in outcome.notes)
 
 
 def test_needed_sample_size_matches_the_width_of_the_interval() -> None:
@@ -208,6 +202,9 @@ def test_failed_queries_and_queries_without_relevant_documents_are_counted() -> 
     assert "1 of 21 queries could not be embedded by 'b'" in text
     assert "1 of 21 queries have no relevant document" in text
     assert "In 2 of 21 queries 'b'" in text
+    counts = outcome.counts
+    assert (counts.asked, counts.judged, counts.without_relevant) == (21, 20, 1)
+    assert (counts.failed, counts.tied, counts.equal) == ({"a": 0, "b": 1}, {"a": 0, "b": 2}, {"b": 19})
     value = {m.model: m.value for m in outcome.metrics if m.metric == "recall@10"}
     assert value["b"] < value["a"]
     assert [c.query.id for c in outcome.changes] == ["q0"]

@@ -117,8 +117,6 @@ def test_what_is_there_is_not_called_missing() -> None:
         "max_cost_usd",
         "max_source_latency_ms",
         "executor",
-        "search_template",
-        "slice_field",
     }
 
 

@@ -17,13 +17,12 @@ from qdrant_model_migration.domain.queries import (
     Document,
     QuerySet,
     RawQuery,
-    file_judgements,
-    file_queries,
     given_queries,
     known_items,
     stated_point_id,
     title_of,
 )
+from qdrant_model_migration.domain.query_files import file_judgements, file_queries
 from qdrant_model_migration.domain.texts import TextSource
 from qdrant_model_migration.errors import Refused
 from qdrant_model_migration.operations import queries as operation

@@ -1,7 +1,6 @@
 """Does the candidate search as well as the baseline? Metrics a query, paired intervals, a verdict against a margin, the gate.
 
-Metrics come from ir_measures. Intervals are percentile bootstrap intervals of the mean paired difference (Efron and Tibshirani 1993,
-chapter 13; for retrieval: Sakai, "Evaluating evaluation metrics based on the bootstrap", SIGIR 2006). Scores are never compared across models.
+Metrics come from ir_measures, what they prove from significance.py. Scores are never compared across models.
 """
 
 from __future__ import annotations
@@ -9,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
 from typing import Literal
 
 import numpy as np
@@ -17,19 +15,25 @@ from numpy.typing import NDArray
 
 from qdrant_model_migration.domain.metrics import MAX_K, Query, Run, gate_metric, measured, metric_names, overlap
 from qdrant_model_migration.domain.recipe import Gate
+from qdrant_model_migration.domain.significance import (
+    CONFIDENCE,
+    MIN_QUERIES,
+    Verdict,
+    corrected,
+    decide,
+    intervals,
+    needed_queries,
+    p_values,
+)
 from qdrant_model_migration.errors import Refused
-from qdrant_model_migration.results import Metric
+from qdrant_model_migration.results import Metric, QueryCounts
 
-Verdict = Literal["better", "worse", "equivalent", "inconclusive"]
 Basis = Literal["judged", "generated", "unjudged"]
 """What relevance rests on: a person's judgements, the documents that the queries were made from, or nothing."""
 
-CONFIDENCE = 0.95
-RESAMPLES = 10_000
 MAX_CHANGED = 5
-MIN_QUERIES = 10
-"""Below this a percentile interval is far too narrow to found a verdict on."""
-_CHUNK_CELLS = 1_000_000
+_SAME = 1e-12
+"""Differences below this are rounding."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +43,15 @@ class Change:
     query: Query
     difference: float | None
     overlap: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class PerQuery:
+    """What each query scored on the primary metric, of the baseline and of the leading candidate; unjudged: 1, and the share of hits."""
+
+    ids: list[str]
+    baseline: NDArray[np.float64]
+    candidate: NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +68,8 @@ class Outcome:
     changes: list[Change]
     gate: Literal["pass", "fail", "not_required"]
     notes: list[str]
+    counts: QueryCounts
+    per_query: PerQuery
 
 
 def check_arguments(k: int, margin: float) -> None:
@@ -65,57 +80,26 @@ def check_arguments(k: int, margin: float) -> None:
         raise Refused(f"Nothing was compared: margin is {margin}; it must be at least 0 and less than 1, for example 0.01.")
 
 
-def intervals(
-    differences: NDArray[np.float64], *, seed: int, confidence: float = CONFIDENCE, resamples: int = RESAMPLES
-) -> NDArray[np.float64]:
-    """Bootstrap intervals of the column means of `differences` (queries, metrics): shape (metrics, 2). Memory is bounded by chunks."""
-    count, columns = differences.shape
-    random = np.random.default_rng(seed)
-    means = np.empty((resamples, columns))
-    step = max(1, _CHUNK_CELLS // count)
-    for start in range(0, resamples, step):
-        drawn = random.integers(0, count, size=(min(step, resamples - start), count), dtype=np.int32)
-        for column in range(columns):
-            means[start : start + len(drawn), column] = differences[:, column][drawn].mean(axis=1)
-    tail = (1 - confidence) / 2
-    found: NDArray[np.float64] = np.quantile(means, [tail, 1 - tail], axis=0).T
-    return found
-
-
-def decide(low: float, high: float, margin: float) -> Verdict:
-    """The verdict of an interval: equivalent when it lies within the margin, else whether it leaves zero on one side."""
-    if -margin <= low and high <= margin:
-        return "equivalent"
-    if low > 0:
-        return "better"
-    return "worse" if high < 0 else "inconclusive"
-
-
-def needed_queries(differences: NDArray[np.float64], margin: float, confidence: float = CONFIDENCE) -> int | None:
-    """About how many queries would decide, if mean and spread stayed as they are; None when nothing varies.
-
-    The interval must shrink until it clears zero, or until it fits within the margin, whichever comes first.
-    """
-    spread = float(differences.std(ddof=1)) if len(differences) > 1 else 0.0
-    mean = abs(float(differences.mean()))
-    reach = max(mean, margin - mean)
-    if spread == 0 or reach <= 0:
-        return None
-    z = NormalDist().inv_cdf((1 + confidence) / 2)
-    return max(MIN_QUERIES, math.ceil((z * spread / reach) ** 2))
-
-
 def compared(
     queries: Sequence[Query], baseline: Run, candidates: Sequence[Run], *, basis: Basis, k: int, margin: float, gate: Gate | None, seed: int
 ) -> Outcome:
     """Everything that follows from the rankings. With several candidates the intervals widen so that all hold together (Bonferroni)."""
-    notes: list[str] = _failures(queries, [baseline, *candidates])
+    runs = [baseline, *candidates]
+    notes: list[str] = _failures(queries, runs)
     judged = [] if basis == "unjudged" else [q for q in queries if q.is_judged]
     overlaps = {run.model: [overlap(baseline.found.get(q.id, ()), run.found.get(q.id, ()), k) for q in queries] for run in candidates}
     confidence = 1 - (1 - CONFIDENCE) / len(candidates)
     shared = [metric for run in candidates for metric in _shared(run.model, overlaps[run.model], k, confidence, seed)]
+    counts = QueryCounts(
+        asked=len(queries),
+        judged=len(judged),
+        without_relevant=0 if basis == "unjudged" else len(queries) - len(judged),
+        failed={run.model: sum(q.id not in run.found for q in queries) for run in runs},
+        tied={run.model: run.ties for run in runs},
+    )
     if not judged:
         leading = candidates[0].model
+        found = [(q.id, share) for q, share in zip(queries, overlaps[leading], strict=True) if share is not None]
         notes.insert(0, "The queries carry no judgements: this measures how much the results differ, not which model is better.")
         if gate is not None:
             notes.append(f"The gate on {gate_metric(gate, k)} fails: it needs queries with relevant documents.")
@@ -129,6 +113,10 @@ def compared(
             changes=_changes(queries, None, overlaps[leading]),
             gate="not_required" if gate is None else "fail",
             notes=notes,
+            counts=counts,
+            per_query=PerQuery(
+                ids=[one for one, _ in found], baseline=np.ones(len(found)), candidate=np.array([share for _, share in found])
+            ),
         )
     if len(judged) < len(queries):
         notes.append(
@@ -142,8 +130,13 @@ def compared(
     verdicts: dict[str, Verdict] = {}
     differences: dict[str, NDArray[np.float64]] = {}
     gate_result: Literal["pass", "fail", "not_required"] = "not_required"
+    measurements = {run.model: measured(judged, run, names) for run in candidates}
+    tests = [p_values(values - base, seed=seed) for values in measurements.values()]
+    proofs = {
+        run.model: p for run, p in zip(candidates, np.array([corrected(column) for column in np.array(tests).T.tolist()]).T, strict=True)
+    }
     for run in candidates:
-        values = measured(judged, run, names)
+        values, proof = measurements[run.model], proofs[run.model]
         difference = values - base
         bounds = intervals(difference, seed=seed, confidence=confidence)
         metrics += [
@@ -154,13 +147,19 @@ def compared(
                 difference=float(difference[:, i].mean()),
                 ci_low=float(bounds[i, 0]),
                 ci_high=float(bounds[i, 1]),
+                p_value=float(proof[i]),
             )
             for i, name in enumerate(names)
         ]
         can_tell = len(judged) >= MIN_QUERIES and bool(values.any() or base.any())
-        verdicts[run.model] = decide(bounds[column, 0], bounds[column, 1], margin) if can_tell else "inconclusive"
+        verdicts[run.model] = decide(bounds[column, 0], bounds[column, 1], margin, proof[column]) if can_tell else "inconclusive"
         differences[run.model] = difference[:, column]
-        notes += _reading(run.model, verdicts[run.model], difference[:, column], bounds[column], primary, margin, confidence)
+        counts.equal[run.model] = int((np.abs(difference[:, column]) < _SAME).sum())
+        if verdicts[run.model] == "inconclusive":
+            counts.needed[run.model] = needed_queries(difference[:, column], margin, confidence)
+        notes += _reading(
+            run.model, verdicts[run.model], difference[:, column], bounds[column], proof[column], primary, margin, confidence, counts
+        )
         if gate is not None and gate_result != "fail":
             low = float(bounds[names.index(gate_metric(gate, k)), 0])
             gate_result = "pass" if can_tell and low >= -gate.margin else "fail"
@@ -173,7 +172,7 @@ def compared(
         notes.append(f"The gate ({name}, at most {gate.margin:g} lost) was decided by {len(judged)} {how} queries: {gate_result}.")
     if len(candidates) > 1:
         notes.append(
-            f"The intervals hold together at {CONFIDENCE:.0%}: each of the {len(candidates)} candidates has one at {confidence:.1%}."
+            f"The intervals hold together at {CONFIDENCE:.0%}: each of the {len(candidates)} candidates has one at {confidence:.1%}; p values are Holm's."
         )
     leading = max(candidates, key=lambda run: float(differences[run.model].mean())).model
     by_query = dict(zip((q.id for q in judged), differences[leading], strict=True))
@@ -187,6 +186,8 @@ def compared(
         changes=_changes(queries, by_query, overlaps[leading]),
         gate=gate_result,
         notes=notes,
+        counts=counts,
+        per_query=PerQuery(ids=[q.id for q in judged], baseline=base[:, column], candidate=measurements[leading][:, column]),
     )
 
 
@@ -221,25 +222,27 @@ def _reading(
     verdict: Verdict,
     differences: NDArray[np.float64],
     bounds: NDArray[np.float64],
+    p: float,
     primary: str,
     margin: float,
     confidence: float,
+    counts: QueryCounts,
 ) -> list[str]:
     """One candidate's verdict in words: how sure, how many ties, and what would decide."""
     count = len(differences)
-    equal = int((np.abs(differences) < 1e-12).sum())
-    text = (
+    notes = [
         f"{model!r} is {verdict} on {primary}: {differences.mean():+.4f} ({confidence:.0%} interval {bounds[0]:+.4f} to {bounds[1]:+.4f}, "
-        f"margin {margin:g}) over {count} queries, {equal} of which score the same."
-    )
+        f"p {p:.4f} by a paired randomisation test, margin {margin:g}) over {count} queries, {counts.equal[model]} of which score the same."
+    ]
     if count < MIN_QUERIES:
-        return [text, f"{count} judged queries are too few for a verdict; give at least {MIN_QUERIES}."]
-    if verdict == "inconclusive":
-        needed = needed_queries(differences, margin, confidence)
-        if needed is not None:
-            more = f"about {needed:,} judged queries" if needed > count else f"somewhat more than {count:,} judged queries"
-            return [text, f"To decide, {more} would be needed if the difference stayed as it is, or a wider margin."]
-    return [text]
+        return [*notes, f"{count} judged queries are too few for a verdict; give at least {MIN_QUERIES}."]
+    if verdict == "inconclusive" and (bounds[0] > 0 or bounds[1] < 0):
+        notes.append(f"The interval leaves 0 aside, the randomisation test does not (p {p:.4f} > {1 - CONFIDENCE:.2f}): too close to call.")
+    needed = counts.needed.get(model)
+    if verdict == "inconclusive" and needed is not None:
+        more = f"about {needed:,} judged queries" if needed > count else f"somewhat more than {count:,} judged queries"
+        notes.append(f"To decide, {more} would be needed if the difference stayed as it is, or a wider margin.")
+    return notes
 
 
 def _changes(queries: Sequence[Query], differences: Mapping[str, float] | None, overlaps: Sequence[float | None]) -> list[Change]:
@@ -248,7 +251,7 @@ def _changes(queries: Sequence[Query], differences: Mapping[str, float] | None, 
     if differences is None:
         ordered = sorted((q for q in queries if shared.get(q.id, 1.0) < 1.0), key=lambda q: shared[q.id])
         return [Change(query=q, difference=None, overlap=shared[q.id]) for q in ordered[:MAX_CHANGED]]
-    moved = sorted((q for q in queries if abs(differences.get(q.id, 0.0)) > 1e-12), key=lambda q: differences[q.id])
+    moved = sorted((q for q in queries if abs(differences.get(q.id, 0.0)) >= _SAME), key=lambda q: differences[q.id])
     losers = [q for q in moved if differences[q.id] < 0]
     gainers = [q for q in reversed(moved) if differences[q.id] > 0]
     lost = losers[: max(3, MAX_CHANGED - len(gainers))]

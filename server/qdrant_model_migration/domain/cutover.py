@@ -92,17 +92,24 @@ def comparison_line(comparison: Comparison | None) -> str:
     return f"{comparison.verdict or 'no verdict'} on {comparison.queries} {kind} queries: {values}"
 
 
+def gate_objection(migration: Migration) -> str | None:
+    """What the gate that `create_target` was given has against it; None without a gate, or when it passed."""
+    gate, comparison = migration.gate, migration.comparison
+    if gate is None or (comparison is not None and comparison.gate == "pass"):
+        return None
+    if comparison is None:
+        return f"the comparison that create_target was given as a gate ({gate.metric}, margin {gate.margin}) was not made"
+    return f"the gate ({gate.metric}, margin {gate.margin}) failed: {comparison_line(comparison)}"
+
+
 def overrides_of(migration: Migration) -> tuple[str, ...]:
     """What somebody who agrees accepts although a gate objects."""
     found = []
     comparison = migration.comparison
-    if migration.gate is not None and comparison is None and not migration.is_fill_due:
-        # Before a field is filled nobody searches by it: its comparison comes before the first reader, not before the swap.
-        found.append(
-            f"the comparison that create_target was given as a gate ({migration.gate.metric}, margin {migration.gate.margin}) was not made"
-        )
-    elif migration.gate is not None and comparison is not None and comparison.gate != "pass":
-        found.append(f"the gate ({migration.gate.metric}, margin {migration.gate.margin}) failed: {comparison_line(comparison)}")
+    # Before a field is filled nobody searches by it: its comparison comes before the first reader, not before the swap.
+    is_due = comparison is not None or not migration.is_fill_due
+    if is_due and (objection := gate_objection(migration)) is not None:
+        found.append(objection)
     elif comparison is not None and comparison.verdict == "worse":
         found.append(f"the comparison found the new model worse: {comparison_line(comparison)}")
     accounted = migration.verification.accounted if migration.verification else 0

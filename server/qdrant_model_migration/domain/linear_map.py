@@ -18,8 +18,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from qdrant_model_migration.domain.comparison import intervals
 from qdrant_model_migration.domain.nearest import Rows, lengths, nearest, recalls, unit
+from qdrant_model_migration.domain.significance import intervals
 from qdrant_model_migration.errors import Refused
 from qdrant_model_migration.results import MapReport
 

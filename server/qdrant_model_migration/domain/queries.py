@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import random
 import re
@@ -23,6 +22,8 @@ MAX_QUERIES = 10_000
 MAX_QUERY_CHARS = 8_000
 GENERATED = 200
 MAX_GRADE = 1_000
+PAST = 1_000
+"""Past queries that are drawn."""
 
 _TITLES = ("title", "heading", "headline", "subject", "question", "metadata.title")
 _WORD = re.compile(r"\w+")
@@ -65,69 +66,9 @@ def given_queries(queries: Sequence[object]) -> list[RawQuery]:
     Raises:
         Refused: none, too many, blank or too long; says which.
     """
-    return _checked(
-        [_raw(entry, f"Query {number}", f"q{number}") for number, entry in enumerate(queries, start=1)], "the argument 'queries'"
+    return checked(
+        [raw_query(entry, f"Query {number}", f"q{number}") for number, entry in enumerate(queries, start=1)], "the argument 'queries'"
     )
-
-
-def file_queries(lines: Iterable[str], name: str) -> list[RawQuery]:
-    """Queries of a JSONL file: `{"id" or "_id", "text", "relevant_ids"?}` a line.
-
-    Raises:
-        Refused: names the first bad line.
-    """
-    found: list[RawQuery] = []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        where = f"{name!r}, line {number}"
-        try:
-            entry = json.loads(line)
-        except (json.JSONDecodeError, RecursionError) as error:
-            reason = f"{error.msg} at character {error.pos}" if isinstance(error, json.JSONDecodeError) else "nested too deeply"
-            raise Refused(f"Nothing was compared: {where} is not JSON: {reason}.") from None
-        if not isinstance(entry, dict):
-            raise Refused(f'Nothing was compared: {where} is not an object such as {{"id": "1", "text": "..."}}.')
-        identifier = entry.get("id", entry.get("_id"))
-        if not _is_id(identifier):
-            raise Refused(f"Nothing was compared: {where} has no 'id' (or '_id') that is a text or an integer.")
-        found.append(_raw(entry, where, str(identifier)))
-        if len(found) > MAX_QUERIES:
-            break
-    return _checked(found, repr(name))
-
-
-def file_judgements(lines: Iterable[str], name: str, wanted: Iterable[str]) -> tuple[dict[str, dict[str, int]], int]:
-    """Grades by query and document id, of the wanted queries; and how many rows were for others.
-
-    Three columns (query, document, grade), four as TREC has them (query, iteration, document, grade); a header is skipped.
-
-    Raises:
-        Refused: names the first bad line, or says that there is not one judgement.
-    """
-    grades: dict[str, dict[str, int]] = {query: {} for query in wanted}
-    others = rows = 0
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        columns = line.rstrip("\r\n").split("\t") if "\t" in line else line.split()
-        columns = [column.strip() for column in columns]
-        grade = _grade(columns[-1])
-        if rows == 0 and grade is None and number == 1 and len(columns) in {3, 4}:
-            continue
-        if len(columns) not in {3, 4} or grade is None:
-            raise Refused(
-                f"Nothing was compared: {name!r}, line {number} is not 'query-id corpus-id score' or the four columns of TREC, "
-                f"with a whole number from {-MAX_GRADE} to {MAX_GRADE} at the end."
-            )
-        rows += 1
-        if columns[0] in grades:
-            grades[columns[0]][columns[-2]] = grade
-        else:
-            others += 1
-    if not rows:
-        raise Refused(f"Nothing was compared: {name!r} holds no judgement.")
-    return grades, others
 
 
 def stated_point_id(text: str) -> tuple[PointId | None, bool]:
@@ -216,7 +157,12 @@ def known_items(documents: Sequence[Document], count: int, seed: int) -> QuerySe
     )
 
 
-def _raw(entry: object, where: str, identifier: str) -> RawQuery:
+def raw_query(entry: object, where: str, identifier: str) -> RawQuery:
+    """One query as written.
+
+    Raises:
+        Refused: blank, too long, or its judgements cannot be read; says `where`.
+    """
     relevant: dict[str, int] = {}
     text: object = entry
     if isinstance(entry, Mapping):
@@ -229,6 +175,39 @@ def _raw(entry: object, where: str, identifier: str) -> RawQuery:
     return RawQuery(id=identifier, text=text, relevant=relevant)
 
 
+def past_queries(values: Iterable[object], count: int, seed: int, name: str) -> QuerySet:
+    """Queries that people asked before, drawn from what a payload field holds: texts or lists of texts, each text once.
+
+    Raises:
+        Refused: the field holds no text that could be a query.
+    """
+    texts: dict[str, str] = {}
+    held = unusable = 0
+    for value in values:
+        for one in value if isinstance(value, list) else [value]:
+            if not isinstance(one, str) or not one.strip() or len(one) > MAX_QUERY_CHARS:
+                unusable += 1
+                continue
+            held += 1
+            texts.setdefault(" ".join(one.split()).casefold(), " ".join(one.split()))
+    if not texts:
+        raise Refused(
+            f"Nothing was compared: {name} holds no text that could be a query ({unusable} values are blank, too long, or no text)."
+        )
+    drawn = random.Random(seed).sample(sorted(texts.values()), min(count, len(texts)))
+    notes = [
+        f"{len(drawn)} of {len(texts)} different past queries ({held} in the points that were read) were drawn; frequent ones count no more than others."
+    ]
+    if unusable:
+        notes.append(f"{unusable} values of {name} are blank, longer than {MAX_QUERY_CHARS:,} characters, or no text, and were left out.")
+    return QuerySet(
+        queries=[Query(id=f"p{number}", text=text) for number, text in enumerate(drawn, start=1)],
+        basis="unjudged",
+        source=f"{len(drawn)} past queries of {name}",
+        notes=notes,
+    )
+
+
 def _relevant(value: Any, where: str) -> dict[str, int]:
     if value is None:
         return {}
@@ -236,16 +215,22 @@ def _relevant(value: Any, where: str) -> dict[str, int]:
         grades = {str(key): grade for key, grade in value.items()}
         if all(isinstance(g, int) and not isinstance(g, bool) and abs(g) <= MAX_GRADE for g in grades.values()):
             return grades
-    elif isinstance(value, list | tuple) and all(_is_id(one) for one in value):
+    elif isinstance(value, list | tuple) and all(is_id(one) for one in value):
         return {str(one): 1 for one in value}
     raise Refused(f"Nothing was compared: {where}: 'relevant_ids' must be a list of ids, or an object of ids with whole numbers as grades.")
 
 
-def _is_id(value: object) -> bool:
+def is_id(value: object) -> bool:
+    """Whether a value can name a query or a document."""
     return (isinstance(value, int) and not isinstance(value, bool)) or (isinstance(value, str) and bool(value.strip()))
 
 
-def _checked(queries: list[RawQuery], name: str) -> list[RawQuery]:
+def checked(queries: list[RawQuery], name: str) -> list[RawQuery]:
+    """The queries, if there are some, not too many, and no id twice.
+
+    Raises:
+        Refused: otherwise.
+    """
     if not queries:
         raise Refused(f"Nothing was compared: {name} holds no query.")
     if len(queries) > MAX_QUERIES:
@@ -254,14 +239,6 @@ def _checked(queries: list[RawQuery], name: str) -> list[RawQuery]:
     if repeated:
         raise Refused(f"Nothing was compared: {name} holds query id {repeated[0]!r} more than once ({len(repeated)} ids are repeated).")
     return queries
-
-
-def _grade(text: str) -> int | None:
-    try:
-        value = float(text)
-    except ValueError:
-        return None
-    return int(value) if math.isfinite(value) and value == int(value) and abs(value) <= MAX_GRADE else None
 
 
 def _words(text: str) -> list[str]:

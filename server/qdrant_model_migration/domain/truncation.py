@@ -11,9 +11,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from qdrant_model_migration.domain.comparison import intervals
 from qdrant_model_migration.domain.model import ModelSpec
 from qdrant_model_migration.domain.nearest import Rows, lengths, nearest, recalls
+from qdrant_model_migration.domain.significance import intervals
 from qdrant_model_migration.errors import Refused
 from qdrant_model_migration.results import DimensionQuality
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import anyio
 
@@ -14,14 +15,18 @@ from qdrant_model_migration.domain.migration import Migration
 from qdrant_model_migration.domain.model import unlike_planned
 from qdrant_model_migration.domain.points import PointId
 from qdrant_model_migration.domain.queries import QuerySet
+from qdrant_model_migration.domain.search_template import parsed
 from qdrant_model_migration.domain.texts import NoTexts, Texts, UnreadableTexts
 from qdrant_model_migration.embedders.base import AnyEmbedder
 from qdrant_model_migration.errors import ModelNotUsable, Refused
 from qdrant_model_migration.operations.compare_answer import SHOWN, comparison_of, distinct
+from qdrant_model_migration.operations.confounding import confounders
 from qdrant_model_migration.operations.context import OperationContext
-from qdrant_model_migration.operations.queries import generated, read_queries, with_points
+from qdrant_model_migration.operations.queries import check_sources, generated, past, read_queries, with_points
 from qdrant_model_migration.operations.scratch import Report
-from qdrant_model_migration.operations.sides import Field, SearchedSide, measure_index, questions, search_exactly, texts_of
+from qdrant_model_migration.operations.sides import Field, SearchedSide, measure_index, questions, search_all, texts_of
+from qdrant_model_migration.operations.slicing import check_slice_field, slices_of
+from qdrant_model_migration.operations.templating import check_answers, with_template
 from qdrant_model_migration.operations.work import texts_of_migration
 from qdrant_model_migration.qdrant.gateway import Gateway
 from qdrant_model_migration.results import Comparison
@@ -34,7 +39,10 @@ async def compare_migration(
     queries: Sequence[object] | None = None,
     queries_file: str | None = None,
     qrels_file: str | None = None,
+    queries_field: str | None = None,
     id_field: str | None = None,
+    search_template: str | Mapping[str, Any] | None = None,
+    slice_field: str | None = None,
     k: int = 10,
     margin: float = 0.01,
     seed: int = 0,
@@ -42,8 +50,8 @@ async def compare_migration(
 ) -> Comparison:
     """What was searched before against what the migration made: the sides that `domain.comparison_sides` names. Reads only.
 
-    Quality is measured by exact search; the index of each side, and its latency, beside it. `id_field` names the payload field that
-    holds the ids of the judgements, or says 'point'.
+    Quality is measured by exact search, or with a `search_template` by the search that the app makes; the index of each side, and its
+    latency, beside it. `id_field` names the payload field that holds the ids of the judgements, or says 'point'.
 
     Raises:
         Refused: the old model is unknown or does not match the source's vectors, the new field is not filled, no model changes, or an
@@ -51,7 +59,10 @@ async def compare_migration(
         MigrationError: Qdrant or a model failed.
     """
     check_arguments(k, margin)
+    check_slice_field(slice_field)
+    check_sources(queries, queries_file, queries_field)
     limit = depth(k, migration.gate)
+    template = None if search_template is None else parsed(search_template)
     plans = sides_of(migration)
     raw, notes, origin = await read_queries(context.settings, queries, queries_file, qrels_file)
     sides = await _opened(context, migration, plans)
@@ -60,22 +71,32 @@ async def compare_migration(
             raise Refused(
                 f"Nothing was compared: the strict mode of {side.collection.name!r} returns at most {side.collection.page_limit} points; {limit} are needed."
             )
+    if template is not None:
+        sides, about = await with_template(template, plans, sides, k)
+        notes += about
     base, text = sides[0], await texts_of_migration(context, migration)
-    if raw is None:
+    if queries_field is not None:
+        chosen = await past(context, base.gateway, base.collection, queries_field, seed)
+    elif raw is None:
         chosen = await _generated(base, migration, text, seed)
     else:
         chosen = await with_points(base.gateway, base.collection, raw, origin, id_field)
+    if template is not None:
+        await check_answers(sides, chosen.queries[0], limit)
     asked = await questions(sides, chosen.queries, progress)
-    runs = [await search_exactly(side, vectors, limit, progress) for side, vectors in zip(sides, asked, strict=True)]
+    runs = [await search_all(side, vectors, limit, progress) for side, vectors in zip(sides, asked, strict=True)]
     latencies, recalls, index_notes = await measure_index(sides, asked, runs, [q.id for q in chosen.queries], k, progress)
+    others, cut = await confounders(sides, asked, runs, recalls, text, k)
     outcome = await anyio.to_thread.run_sync(
         lambda: compared(chosen.queries, runs[0], runs[1:], basis=chosen.basis, k=k, margin=margin, gate=migration.gate, seed=seed)
     )
+    parts = await slices_of(base.gateway, base.collection, slice_field, chosen, runs[0], outcome, k=k, margin=margin, seed=seed)
     changed = [change.query.id for change in outcome.changes]
     texts = {side.label: await _texts_shown(side, run, changed, text) for side, run in zip(sides, runs, strict=True)}
-    notes = [*notes, *await _notes(migration, sides), *index_notes]
+    notes = [*notes, *parts.pop("notes", []), *await _notes(migration, sides), *index_notes, *others]
     found = comparison_of(outcome, chosen, runs, texts=texts, k=k, margin=margin, documents=base.collection.points, notes=notes)
-    return found.model_copy(update={"latency_ms": latencies, "index_recall": recalls})
+    how = "exact" if template is None else "template"
+    return found.model_copy(update={"latency_ms": latencies, "index_recall": recalls, "searched": how, "truncated": cut, **parts})
 
 
 async def _opened(context: OperationContext, migration: Migration, plans: Sequence[SidePlan]) -> list[SearchedSide]:

@@ -70,6 +70,7 @@ def comparison_of(
             for change in outcome.changes
         ],
         gate=outcome.gate,
+        counts=outcome.counts,
         notes=[*outcome.notes, *chosen.notes, *notes],
         documents=documents,
         at=now(),

@@ -20,8 +20,9 @@ from qdrant_model_migration.errors import MigrationError, Refused
 from qdrant_model_migration.operations.compare_answer import comparison_of, distinct
 from qdrant_model_migration.operations.context import OperationContext, now
 from qdrant_model_migration.operations.overview import resolve_allowed
-from qdrant_model_migration.operations.queries import read_queries, sampled, with_points
+from qdrant_model_migration.operations.queries import check_sources, past, read_queries, sampled, with_points
 from qdrant_model_migration.operations.scratch import Report, run_on_sample
+from qdrant_model_migration.operations.slicing import check_slice_field, slices_of
 from qdrant_model_migration.qdrant.gateway import Gateway
 from qdrant_model_migration.results import Comparison
 
@@ -40,7 +41,9 @@ async def compare_on_sample(
     queries: Sequence[object] | None = None,
     queries_file: str | None = None,
     qrels_file: str | None = None,
+    queries_field: str | None = None,
     id_field: str | None = None,
+    slice_field: str | None = None,
     sample_size: int = 1000,
     k: int = 10,
     margin: float = 0.01,
@@ -60,6 +63,8 @@ async def compare_on_sample(
         MigrationError: Qdrant or a model failed.
     """
     check_arguments(k, margin)
+    check_slice_field(slice_field)
+    check_sources(queries, queries_file, queries_field)
     limit = depth(k, gate)
     if not 2 <= len(models) <= MAX_MODELS:
         raise Refused(f"Nothing was compared: 'models' names {len(models)}; give 2 to {MAX_MODELS}, the baseline first.")
@@ -79,6 +84,8 @@ async def compare_on_sample(
     embedders = [await _dense(context, model, name, connection) for model in models]
     labels = distinct([embedder.spec.name for embedder in embedders])
     chosen = None if raw is None else await with_points(gateway, described, raw, origin, id_field)
+    if queries_field is not None:
+        chosen = await past(context, gateway, described, queries_field, seed)
     required = list(dict.fromkeys(p for q in chosen.queries for p in q.relevant)) if chosen else []
     if len(required) > MAX_SAMPLE:
         raise Refused(f"Nothing was compared: {len(required):,} documents are judged, and a sample holds at most {MAX_SAMPLE:,}.")
@@ -97,12 +104,14 @@ async def compare_on_sample(
     outcome = await anyio.to_thread.run_sync(
         lambda: compared(final.queries, runs[0], runs[1:], basis=final.basis, k=k, margin=margin, gate=gate, seed=seed)
     )
+    parts = await slices_of(gateway, described, slice_field, final, runs[0], outcome, k=k, margin=margin, seed=seed)
+    notes += parts.pop("notes", [])
     texts = {document.id: document.text for document in documents}
     found = comparison_of(
         outcome, chosen, runs, texts=dict.fromkeys(labels, texts), k=k, margin=margin, documents=len(documents), notes=notes
     )
     kept = await _keep_evidence(context, connection, name, embedders, labels, found)
-    return found.model_copy(update={"notes": [*found.notes, *kept]})
+    return found.model_copy(update={"notes": [*found.notes, *kept], **parts})
 
 
 async def _dense(context: OperationContext, model: str, collection: str, connection: str | None) -> Embedder:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from qdrant_model_migration.domain.collection import Collection
+from qdrant_model_migration.domain.cutover import gate_objection
 from qdrant_model_migration.domain.migration import Migration
 from qdrant_model_migration.domain.phases import Phase
 from qdrant_model_migration.domain.quantization import QuantizationSettings
@@ -85,11 +86,14 @@ def _may_remove(migration: Migration, found: Collection) -> bool:
 
 
 def end_of_filling(migration: Migration) -> list[str]:
-    """What an end means for writers that leave the new field out."""
+    """What an end means for writers that leave the new field out, and what a gate has against readers that use it."""
     if not migration.has_fill_stage:
         return []
     field = migration.making.field
-    return [f"From then on nothing fills {field!r} any more: what a writer upserts without it stays without it, and is not found by it."]
+    found = [f"From then on nothing fills {field!r} any more: what a writer upserts without it stays without it, and is not found by it."]
+    # Where no alias moves, or it moved before the field was filled, this is the plan that must say so.
+    objection = gate_objection(migration)
+    return found if objection is None else [*found, f"Agreeing accepts: {objection}."]
 
 
 async def old_field_plan(gateway: Gateway, migration: Migration, field: str) -> tuple[list[str], list[str], list[str]]:

@@ -13,18 +13,21 @@ from qdrant_model_migration.domain.metrics import Query
 from qdrant_model_migration.domain.points import Point, PointId, tag
 from qdrant_model_migration.domain.queries import (
     GENERATED,
+    PAST,
     Document,
     QuerySet,
     RawQuery,
-    file_judgements,
-    file_queries,
     given_queries,
     known_items,
+    past_queries,
     stated_point_id,
     title_of,
 )
-from qdrant_model_migration.domain.texts import Texts, read_path
+from qdrant_model_migration.domain.query_files import file_judgements, queries_of
+from qdrant_model_migration.domain.texts import ABSENT, Texts, read_path
 from qdrant_model_migration.errors import Refused
+from qdrant_model_migration.operations.context import OperationContext
+from qdrant_model_migration.operations.overview import resolve_allowed
 from qdrant_model_migration.qdrant.gateway import Gateway
 from qdrant_model_migration.settings import Settings
 
@@ -34,11 +37,28 @@ ID_FIELDS = ("id", "doc_id", "_id")
 POINT_ID = "point"
 """Value of `id_field` that says: the judgements hold point ids."""
 
+_BEIR_QRELS = ("qrels/test.tsv", "qrels/dev.tsv", "qrels/train.tsv", "qrels.tsv")
 PAGE = 256
+_POINTS_READ = 20_000
+"""Points drawn at random, in which past queries are looked for."""
 _DRAWN_BY_SEED = 200_000
 """Larger collections are sampled by the server, which takes no seed: reading all their ids would take longer than a person waits."""
 _MAX_TEXT_CHARS = 40_000
 _MAX_TOTAL_CHARS = 200_000_000
+
+
+def check_sources(queries: object, queries_file: str | None, queries_field: str | None) -> None:
+    """Refuse queries of two kinds, and a field without a name."""
+    if queries_field is None:
+        return
+    if queries is not None or queries_file is not None:
+        raise Refused(
+            "Nothing was compared: 'queries_field' draws past queries; give it, or 'queries', or 'queries_file', not two of them."
+        )
+    if not queries_field.rpartition("/")[2].strip():
+        raise Refused(
+            "Nothing was compared: 'queries_field' names no payload field; write 'field', or 'collection/field' for another collection."
+        )
 
 
 async def read_queries(
@@ -60,23 +80,43 @@ async def read_queries(
         return found, [], f"{len(found)} given queries"
     if queries_file is None:
         return None, [], ""
-    lines = await _lines(settings, queries_file)
-    found = await anyio.to_thread.run_sync(file_queries, lines, queries_file)
-    source = f"{len(found)} queries of {Path(queries_file).name!r}"
+    file, qrels_file, notes = await anyio.to_thread.run_sync(_beir, settings, queries_file, qrels_file)
+    lines = await _lines(settings, file)
+    found, about = await anyio.to_thread.run_sync(queries_of, lines, file)
+    notes += about
+    source = f"{len(found)} queries of {Path(file).name!r}"
     if qrels_file is None:
-        return found, [], source
+        return found, notes, source
     rows = await _lines(settings, qrels_file)
     ids = [query.id for query in found]
     grades, others = await anyio.to_thread.run_sync(file_judgements, rows, qrels_file, ids)
-    notes = (
-        [f"{others} judgements of {Path(qrels_file).name!r} are for queries that are not in {Path(queries_file).name!r}."] if others else []
-    )
+    if others:
+        notes.append(f"{others} judgements of {Path(qrels_file).name!r} are for queries that are not in {Path(file).name!r}.")
     if not any(grades.values()):
         raise Refused(
             f"Nothing was compared: none of the {others} judgements of {qrels_file!r} is for a query of {queries_file!r}. Do both files use the same query ids?"
         )
     judged = [RawQuery(id=q.id, text=q.text, relevant={**q.relevant, **grades[q.id]}) for q in found]
     return judged, notes, f"{source} judged by {Path(qrels_file).name!r}"
+
+
+def _beir(settings: Settings, queries_file: str, qrels_file: str | None) -> tuple[str, str | None, list[str]]:
+    """The files of a folder that is laid out as BEIR has it (`queries.jsonl`, `qrels/test.tsv`); of a file, itself."""
+
+    def is_there(name: str) -> bool:
+        try:
+            settings.allowed_file(name)
+        except Refused:
+            return False
+        return True
+
+    inside = str(Path(queries_file) / "queries.jsonl")
+    if is_there(queries_file) or not is_there(inside):
+        return queries_file, qrels_file, []
+    if qrels_file is None:
+        qrels_file = next((name for part in _BEIR_QRELS if is_there(name := str(Path(queries_file) / part))), None)
+    judged = f" judged by {Path(qrels_file).name!r}" if qrels_file is not None else ", and no judgements"
+    return inside, qrels_file, [f"{queries_file!r} is a folder as BEIR has it: its 'queries.jsonl'{judged} were taken."]
 
 
 async def _lines(settings: Settings, name: str) -> list[str]:
@@ -196,6 +236,25 @@ async def generated(gateway: Gateway, collection: Collection, text: Texts, seed:
     """
     documents, _ = await sampled(gateway, collection, text, min(5 * count, 1_000), seed)
     return known_items(documents, count, seed)
+
+
+async def past(context: OperationContext, gateway: Gateway, compared: Collection, queries_field: str, seed: int) -> QuerySet:
+    """Queries drawn from a payload field that holds what people asked before: of the compared collection, or as `collection/field` of another.
+
+    Raises:
+        Refused: it holds none, or the other collection is outside the allow-list.
+        NotFound: there is no such collection.
+    """
+    values: list[object] = []
+    other, _, field = queries_field.rpartition("/")
+    collection = compared
+    if other:
+        # No collection may have a slash in its name.
+        collection = await gateway.describe((await resolve_allowed(context, gateway, other))[0])
+    async for points in _drawn(gateway, collection, _POINTS_READ, seed, ()):
+        found = [read_path(point.payload, field) for point in points]
+        values += [value for value in found if value is not ABSENT and value is not None]
+    return past_queries(values, PAST, seed, f"payload field {field!r} of {collection.name!r}")
 
 
 async def sampled(

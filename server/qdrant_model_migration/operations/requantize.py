@@ -13,9 +13,9 @@ import numpy as np
 
 from qdrant_model_migration.domain import quantization
 from qdrant_model_migration.domain.collection import Collection, VectorField
-from qdrant_model_migration.domain.comparison import intervals
 from qdrant_model_migration.domain.points import Point, PointId
 from qdrant_model_migration.domain.quantization import Kind, QuantizationSettings, settings_of
+from qdrant_model_migration.domain.significance import intervals
 from qdrant_model_migration.errors import BatchTooLarge, Refused, RequestRejected
 from qdrant_model_migration.operations.in_parallel import for_each
 from qdrant_model_migration.operations.sampling import sample_points

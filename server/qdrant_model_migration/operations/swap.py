@@ -44,7 +44,7 @@ async def swap(work: Work, *, direction: Direction, alias: str | None, code: str
     moved = "; ".join(f"{m.alias}: {m.previous} -> {m.current}" for m in moves)
     if direction == "forward":
         await work.change(lambda m: m.model_copy(update={"phase": m.after("swapped"), "intent": "sweeping"}))
-        await work.record("swapped", moved)
+        await work.record("swapped", "; ".join([moved, *(f"accepted: {text}" for text in work.migration.accepted)]))
         return await _swept(work, code, carries_deletes=True)
     gap = await carry_back_after_moves(work)
     outcome = SwapOutcome(alias=moves[0].alias, previous=moves[0].previous, current=moves[0].current, write_gap=gap)
@@ -115,7 +115,9 @@ async def _prepared(work: Work, direction: Direction, alias: str | None, code: s
         if direction == "back" and cutover is not None and migration.cutover is not None:
             # The passes noted their own writes there.
             recorded = cutover.model_copy(update={"returned_to": migration.cutover.returned_to})
-        return migration.model_copy(update={"intent": "swapping", "cutover": recorded, "accepted": facts.overrides})
+        # A rollback does not undo that somebody agreed.
+        accepted = {"accepted": facts.overrides} if direction == "forward" else {}
+        return migration.model_copy(update={"intent": "swapping", "cutover": recorded, **accepted})
 
     await work.change(intend)
     return facts.moves

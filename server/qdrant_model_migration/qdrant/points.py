@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,6 +17,8 @@ from qdrant_model_migration.qdrant.client import Caller
 from qdrant_model_migration.qdrant.counting import count_by_reading
 
 VERSION_PAGE = 500
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9_-]+")
+"""What a server takes for a payload field without quotes. It does not look into JSON that a string holds, as we do for a path."""
 
 
 Query = list[float] | list[list[float]] | Mapping[str, Any] | ServerText
@@ -88,6 +91,12 @@ class Points:
             lambda: client.retrieve(collection, list(ids), with_payload=payload, with_vectors=wanted, shard_key_selector=shard_key)
         )
         return {p.id: p for p in (translate.point(r) for r in records)}
+
+    async def payloads(self, collection: str, ids: Sequence[PointId], field: str) -> dict[PointId, Payload]:
+        """The payload field of the points among `ids` that exist, by id; the whole payload where the field is a path or oddly named."""
+        wanted: Any = [field] if _PLAIN_NAME.fullmatch(field) else True
+        records = await self._call(lambda: self._call.rest.retrieve(collection, list(ids), with_payload=wanted, with_vectors=False))
+        return {p.id: p.payload for p in (translate.point(r) for r in records)}
 
     async def existing(self, collection: str, ids: Sequence[PointId]) -> set[PointId]:
         """Which of `ids` exist."""

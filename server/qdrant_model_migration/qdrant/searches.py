@@ -1,12 +1,16 @@
-"""How are two vector fields searched together? Fused by reciprocal ranks, or one search reranked by another field."""
+"""How are several searches made as one? Fused by reciprocal ranks, reranked by another field, or as the app's own template says."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from qdrant_client import models
 
-from qdrant_model_migration.qdrant import translate
+from qdrant_model_migration.domain.points import ServerText
+from qdrant_model_migration.domain.search_template import Search
+from qdrant_model_migration.errors import RequestRejected
+from qdrant_model_migration.qdrant import templates, translate
 from qdrant_model_migration.qdrant.client import Caller
 from qdrant_model_migration.qdrant.points import Found, Query, search_params
 
@@ -33,6 +37,22 @@ class Searches:
         """A search whose best `depth` hits are ordered anew by a multivector field."""
         prefetch = [self._prefetch(dense, using, depth, exact=exact)]
         return await self._found(collection, prefetch, translate.value(tokens), tokens_using, limit=limit, exact=exact)
+
+    async def templated(
+        self, collection: str, search: Search, vectors: Mapping[str, Query], documents: Sequence[ServerText], *, limit: int, exact: bool
+    ) -> list[Found]:
+        """A search as the app makes it; `vectors` by field. `exact` has every part of it look at the original vectors."""
+        asked = templates.request(search, vectors, documents, limit=limit, exact=exact, is_embedded=self._call.connection.is_embedded)
+        answer = await self._call(lambda: self._call.fast.query_points(collection, **asked))
+        return [Found(id=translate.plain_id(p.id) or 0, score=p.score, payload={}) for p in answer.points]
+
+    async def matching(self, collection: str, body: Mapping[str, Any]) -> int:
+        """How many points a filter matches; an estimate where strict mode forbids exact counts."""
+        wanted = templates.filter_of(body)
+        try:
+            return (await self._call(lambda: self._call.rest.count(collection, count_filter=wanted, exact=True))).count
+        except RequestRejected:
+            return (await self._call(lambda: self._call.rest.count(collection, count_filter=wanted, exact=False))).count
 
     def _prefetch(self, query: Query, using: str, depth: int, *, exact: bool) -> models.Prefetch:
         params = search_params(self._call, exact=exact)

@@ -6,7 +6,7 @@ Field names are stable; fields may be added, with defaults. Point ids are tagged
 from __future__ import annotations
 
 from qdrant_model_migration.results.common import NextStep, Result, Wire, WriteResult
-from qdrant_model_migration.results.compare import ChangedQuery, CompareResult, Comparison, Hit, Latency, Metric
+from qdrant_model_migration.results.compare import ChangedQuery, CompareResult, Comparison, Hit, Latency, Metric, QueryCounts, Slice
 from qdrant_model_migration.results.create_target import ConfigDifference, CreateTargetResult, RecipeInfo, Side
 from qdrant_model_migration.results.finish import FinishOutcome, FinishPlan, FinishResult
 from qdrant_model_migration.results.guidance import GuidanceResult, Section
@@ -71,6 +71,7 @@ __all__ = [
     "Progress",
     "Provenance",
     "ProvenanceCheck",
+    "QueryCounts",
     "RecallVariant",
     "RecipeInfo",
     "RecommendResult",
@@ -83,6 +84,7 @@ __all__ = [
     "Section",
     "ServerInfo",
     "Side",
+    "Slice",
     "SourceMatch",
     "StatusResult",
     "SwapOutcome",

@@ -17,6 +17,30 @@ class Metric(Wire):
     difference: float | None = Field(default=None, description="against the baseline; null for the baseline itself and for overlap@k")
     ci_low: float | None = Field(default=None, description="95 % interval of the difference; of overlap@k, of the value")
     ci_high: float | None = None
+    p_value: float | None = Field(default=None, description="paired randomisation test of the difference, corrected for several candidates")
+
+
+class QueryCounts(Wire):
+    """How many queries the numbers rest on; by model where it depends on that."""
+
+    asked: int = 0
+    judged: int = Field(default=0, description="have relevant documents: metrics and verdict rest on them")
+    without_relevant: int = 0
+    failed: dict[str, int] = Field(default={}, description="could not be embedded, and count as having found nothing")
+    tied: dict[str, int] = Field(default={}, description="with several hits of one score")
+    equal: dict[str, int] = Field(default={}, description="score as the baseline does")
+    needed: dict[str, int | None] = Field(default={}, description="judged queries that an inconclusive verdict would take")
+
+
+class Slice(Wire):
+    value: str = Field(description="of the payload field; untrusted")
+    queries: int
+    baseline: float
+    candidate: float
+    difference: float
+    ci_low: float | None = Field(default=None, description="interval that holds for all slices together; null with too few queries")
+    ci_high: float | None = None
+    verdict: Literal["better", "worse", "equivalent", "inconclusive"] = "inconclusive"
 
 
 class Latency(Wire):
@@ -58,6 +82,11 @@ class Comparison(Wire):
     gate: Literal["pass", "fail", "not_required"] = "not_required"
     notes: list[str] = []
     documents: int = 0
+    counts: QueryCounts = QueryCounts()
+    slices: list[Slice] = Field(default=[], description="the primary metric by value of slice_field, worst first")
+    worst_slice: str | None = Field(default=None, description="value of the slice that loses most, of those with enough queries")
+    truncated: dict[str, float] = Field(default={}, description="share of sampled documents that a model does not read to the end")
+    searched: Literal["exact", "template"] = Field(default="exact", description="how the hits were found that the metrics rest on")
     at: str = ""
 
 
@@ -75,4 +104,9 @@ class CompareResult(Result):
     index_recall: dict[str, float] = {}
     most_changed: list[ChangedQuery] = []
     gate: Literal["pass", "fail", "not_required"] = "not_required"
+    counts: QueryCounts = QueryCounts()
+    slices: list[Slice] = Field(default=[], description="the primary metric by value of slice_field, worst first")
+    worst_slice: str | None = Field(default=None, description="value of the slice that loses most, of those with enough queries")
+    truncated: dict[str, float] = Field(default={}, description="share of sampled documents that a model does not read to the end")
+    searched: Literal["exact", "template"] = Field(default="exact", description="how the hits were found that the metrics rest on")
     progress: Progress | None = None

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from mcp.server.mcpserver import Context
 from pydantic import BaseModel, Field
 
-from qdrant_model_migration.errors import Refused, Unsupported
+from qdrant_model_migration.errors import Refused
 from qdrant_model_migration.results import CompareResult, Comparison, NextStep, Progress
 from qdrant_model_migration.tools.support import Connection, ToolSpec, again, app_of, read_only, reporter, without_none
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from qdrant_model_migration.domain.migration import Migration
     from qdrant_model_migration.operations.requests import Report
 
+SearchTemplate = dict[str, Any] | Annotated[str, Field(max_length=10_000)]
 RelevantId = Annotated[str, Field(max_length=200)] | Annotated[int, Field(ge=0, le=2**64 - 1)]
 
 
@@ -39,16 +40,33 @@ async def compare_models(
         list[Annotated[str, Field(max_length=8000)] | Query] | None,
         Field(description="real queries of the app are best; generated when left out", max_length=10_000),
     ] = None,
-    queries_file: Annotated[str | None, Field(description="JSONL in an allowed directory", max_length=500)] = None,
+    queries_file: Annotated[
+        str | None, Field(description="in an allowed directory: JSONL, TREC topics, id and text by tab, or a BEIR folder", max_length=500)
+    ] = None,
     qrels_file: Annotated[
         str | None, Field(description="relevance judgements (BEIR or TREC) in an allowed directory", max_length=500)
+    ] = None,
+    queries_field: Annotated[
+        str | None,
+        Field(
+            description="payload field that holds past queries, to be drawn from; 'collection/field' for another collection", max_length=512
+        ),
     ] = None,
     id_field: Annotated[
         str | None, Field(description="payload field that the judgements' ids name; 'point' for point ids", max_length=255)
     ] = None,
     text_field: Annotated[str | None, Field(description="without a migration: the text to embed", max_length=500)] = None,
-    search_template: Annotated[str | None, Field(description="not in this version", max_length=10_000)] = None,
-    slice_field: Annotated[str | None, Field(description="not in this version", max_length=255)] = None,
+    search_template: Annotated[
+        SearchTemplate | None,
+        Field(
+            description='with a migration: the app\'s own query request (Qdrant REST: prefetch, query, using, filter, params, limit), "{query}" for the '
+            'vector, {"text": "{text}", "model": …} for what the server embeds; asked of both sides'
+        ),
+    ] = None,
+    slice_field: Annotated[
+        str | None,
+        Field(description="payload field (language, source, tenant) by which queries are sliced; the worst slice is named", max_length=255),
+    ] = None,
     k: Annotated[int, Field(description="results looked at", ge=1, le=100)] = 10,
     sample_size: Annotated[int, Field(description="without a migration: documents embedded", ge=10, le=20_000)] = 1000,
     margin: Annotated[float, Field(description="a difference that does not matter", ge=0, le=1)] = 0.01,
@@ -58,11 +76,9 @@ async def compare_models(
     from qdrant_model_migration.operations.requests import operation_key
 
     app = app_of(ctx)
-    for name, value in (("search_template", search_template), ("slice_field", slice_field)):
-        if value is not None:
-            raise Unsupported(f"Nothing was compared: {name!r} is not in this version; leave it out.")
     asked = [q if isinstance(q, str) else q.model_dump(exclude_none=True) for q in queries] if queries is not None else None
-    shared = without_none({"queries": asked, "queries_file": queries_file, "qrels_file": qrels_file, "id_field": id_field}) | {
+    sources = {"queries": asked, "queries_file": queries_file, "qrels_file": qrels_file, "queries_field": queries_field}
+    shared = without_none({**sources, "id_field": id_field, "slice_field": slice_field}) | {
         "k": k,
         "margin": margin,
     }
@@ -74,7 +90,11 @@ async def compare_models(
         idle = " and ".join(repr(n) for n, value in (("collection", collection), ("text_field", text_field)) if value is not None)
         if idle:
             raise Refused(f"Nothing was compared: {idle} would be without effect, migration {migration_id!r} has its own. Leave it out.")
-        return await _of_migration(ctx, migration_id, shared, connection)
+        return await _of_migration(ctx, migration_id, shared | without_none({"search_template": _template(search_template)}), connection)
+    if search_template is not None:
+        raise Refused(
+            "Nothing was compared: 'search_template' is asked of the two sides of a migration. Candidates on a sample are searched in memory, exactly; leave it out."
+        )
     if collection is None or models is None or not 2 <= len(models) <= 6:
         raise Refused("Nothing was compared: without a migration give 'collection' and 2 to 6 'models', the baseline first.")
     arguments = {
@@ -103,6 +123,23 @@ async def compare_models(
         )
     named = without_none({"collection": collection, "text_field": text_field, "connection": connection})
     return _result(app.context.notice(connection), found, None, _recommending(found, models, named))
+
+
+def _template(given: dict[str, Any] | str | None) -> dict[str, Any] | None:
+    """As an object, known to be one before an operation is recorded for it.
+
+    Raises:
+        Refused: it is no template.
+    """
+    import json
+
+    from qdrant_model_migration.domain.search_template import parsed
+
+    if given is None:
+        return None
+    parsed(given)
+    found: dict[str, Any] = json.loads(given) if isinstance(given, str) else given
+    return found
 
 
 def _recommending(found: Comparison, models: list[str], named: dict[str, Any]) -> NextStep | None:
@@ -195,6 +232,11 @@ def _result(notice: str, found: Comparison, migration_id: str | None, step: Next
         index_recall=found.index_recall,
         most_changed=found.most_changed,
         gate=found.gate,
+        searched=found.searched,
+        truncated=found.truncated,
+        counts=found.counts,
+        slices=found.slices,
+        worst_slice=found.worst_slice,
     )
 
 

@@ -212,7 +212,8 @@ async def _compare(work: Work, arguments: dict[str, Any]) -> Comparison:
 
     found = await compare_migration(work.context, work.migration, **arguments, progress=show)
     await work.change(lambda m: m.model_copy(update={"comparison": found}))
-    await work.record("compared", f"{found.verdict} on {found.queries} queries ({found.query_source})")
+    gate = "" if found.gate == "not_required" else f"; gate: {found.gate}"
+    await work.record("compared", f"{found.verdict} on {found.queries} queries ({found.query_source}){gate}")
     return found
 
 
