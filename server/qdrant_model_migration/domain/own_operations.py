@@ -8,11 +8,17 @@ of ours look like another's: it is embedded once more, and nothing wrong is beli
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Sequence
 
 from pydantic import BaseModel, ConfigDict
 
 MOST_SPANS = 50_000
 """The oldest are forgotten beyond that: a few hundred kilobytes in the ledger."""
+
+
+def _is_within(spans: Sequence[Sequence[int]], number: int) -> bool:
+    at = bisect_right(spans, number, key=lambda span: span[0]) - 1
+    return at >= 0 and spans[at][1] >= number
 
 
 class OwnRecord(BaseModel):
@@ -23,6 +29,9 @@ class OwnRecord(BaseModel):
     spans: tuple[tuple[int, int], ...] = ()
     looked_at: int = 0
     """Every point whose last operation is not above this one was embedded again and found right, or is ours."""
+
+    def __contains__(self, number: int) -> bool:
+        return _is_within(self.spans, number)
 
 
 class OwnOperations:
@@ -35,8 +44,7 @@ class OwnOperations:
         self.is_changed = False
 
     def __contains__(self, number: int) -> bool:
-        at = bisect_right(self._spans, number, key=lambda span: span[0]) - 1
-        return at >= 0 and self._spans[at][1] >= number
+        return _is_within(self._spans, number)
 
     def add(self, number: int) -> None:
         if number in self:

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from qdrant_model_migration.domain.collection import FieldKind
+from qdrant_model_migration.domain.own_operations import OwnRecord
 from qdrant_model_migration.results import WriteGap
 
 
@@ -115,6 +116,16 @@ class Cutover(BaseModel):
     agreed_deletes: int = 0
     """So many points that are gone from the target the person agreed to lose in the source as well."""
     returned_to: dict[str, tuple[int, int]] = {}
-    """What this tool itself wrote to the source for a rollback: point -> the numbers of that operation, and of the target's last one then."""
+    """What this tool itself wrote to the source for a rollback: point -> the numbers of that operation, and of the target's last one then; the
+    last some thousands."""
+    returned_operations: OwnRecord = OwnRecord()
+    """The numbers of all those operations on the source."""
     settled_at: int | None = None
     """Number of the target's last operation when everything up to it had been carried back or listed: its mark once the aliases have moved."""
+
+    def returned_of(self, point_id: str, source: int | None) -> tuple[int, int] | None:
+        """As `returned_to` of a tagged point whose last operation on the source has this number; of the target's number nothing (0) may be left."""
+        if source is not None and source in self.returned_operations:
+            held = self.returned_to.get(point_id)
+            return held if held is not None and held[0] == source else (source, 0)
+        return self.returned_to.get(point_id)

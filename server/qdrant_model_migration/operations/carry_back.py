@@ -13,6 +13,7 @@ from typing import Any
 from qdrant_model_migration.domain.carry_back import Fate, fate_back, most_deletes, why_not_carried_back
 from qdrant_model_migration.domain.migration import Migration
 from qdrant_model_migration.domain.model import Side
+from qdrant_model_migration.domain.own_operations import OwnOperations
 from qdrant_model_migration.domain.points import Payload, Point, PointId, tag
 from qdrant_model_migration.domain.recipe import Cutover
 from qdrant_model_migration.domain.verification import Difference, Kind, Tally
@@ -120,7 +121,11 @@ class _Pass:
         finally:
             noted = {tag(i): (number, targets.get(i, 0)) for i, number in numbers.items() if number is not None}
             if noted:
-                await keep_in_cutover(self._work, returned_to=dict(list({**self._cutover.returned_to, **noted}.items())[-MOST_CARRIED:]))
+                own = OwnOperations(self._cutover.returned_operations)
+                for number, _ in noted.values():
+                    own.add(number)
+                returned_to = dict(list({**self._cutover.returned_to, **noted}.items())[-MOST_CARRIED:])
+                await keep_in_cutover(self._work, returned_to=returned_to, returned_operations=own.record)
         self.carried += len(numbers)
 
     async def delete(self) -> None:
@@ -167,7 +172,7 @@ def _fate(work: Work, difference: Difference, sources: dict[PointId, int], targe
         targets.get(difference.id),
         cutover,
         ours=cutover.carried.get(tag(difference.id)),
-        returned=cutover.returned_to.get(tag(difference.id)),
+        returned=cutover.returned_of(tag(difference.id), sources.get(difference.id)),
         is_filling=work.migration.is_filling,
     )
 

@@ -114,7 +114,8 @@ async def _prepared(work: Work, direction: Direction, alias: str | None, code: s
         recorded = cutover
         if direction == "back" and cutover is not None and migration.cutover is not None:
             # The passes noted their own writes there.
-            recorded = cutover.model_copy(update={"returned_to": migration.cutover.returned_to})
+            noted = migration.cutover
+            recorded = cutover.model_copy(update={"returned_to": noted.returned_to, "returned_operations": noted.returned_operations})
         # A rollback does not undo that somebody agreed.
         accepted = {"accepted": facts.overrides} if direction == "forward" else {}
         return migration.model_copy(update={"intent": "swapping", "cutover": recorded, **accepted})

@@ -158,7 +158,12 @@ async def written_since(work: Work) -> list[str]:
         for difference in pending:
             ours = cutover.carried.get(tag(difference.id))
             fate = fate_of(
-                difference.kind, sources.get(difference.id), targets.get(difference.id), cutover, ours, _returned(cutover, difference)
+                difference.kind,
+                sources.get(difference.id),
+                targets.get(difference.id),
+                cutover,
+                ours,
+                _returned(cutover, difference.id, sources.get(difference.id)),
             )
             if fate != "carry" or not is_numbered or tag(difference.id) in cutover.conflicts:
                 found.append(f"{tag(difference.id)} ({difference.why})")
@@ -201,8 +206,8 @@ def _is_numbered(collection: Collection) -> bool:
     return params.get("shard_number") == 1 and params.get("sharding_method") != "custom" and collection.peers == 1
 
 
-def _returned(cutover: Cutover, difference: Difference) -> int | None:
-    found = cutover.returned_to.get(tag(difference.id))
+def _returned(cutover: Cutover, point_id: PointId, source: int | None) -> int | None:
+    found = cutover.returned_of(tag(point_id), source)
     return found[0] if found is not None else None
 
 
@@ -220,7 +225,12 @@ async def _decide(
     for difference in found:
         ours = cutover.carried.get(tag(difference.id))
         fate = fate_of(
-            difference.kind, sources.get(difference.id), targets.get(difference.id), cutover, ours, _returned(cutover, difference)
+            difference.kind,
+            sources.get(difference.id),
+            targets.get(difference.id),
+            cutover,
+            ours,
+            _returned(cutover, difference.id, sources.get(difference.id)),
         )
         if tag(difference.id) in cutover.conflicts:
             fate = "unresolved"
