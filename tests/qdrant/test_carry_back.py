@@ -16,6 +16,7 @@ from qdrant_model_migration.errors import Refused
 from qdrant_model_migration.operations import carry_back as module
 from qdrant_model_migration.operations import swap as swapping
 from qdrant_model_migration.operations.backfill import start_backfill
+from qdrant_model_migration.operations.fencing import check_fence_age
 from qdrant_model_migration.operations.report import markdown_report
 from qdrant_model_migration.operations.work import Work
 from qdrant_model_migration.results import SourceMatch
@@ -220,7 +221,7 @@ async def test_writes_between_two_passes_of_a_rollback_go_back_as_well(
         work = await swapped(context, name, **KNOWN)
         for point_id in (5, 500, 501):
             await to_target(work, point_id, {"text": f"first {point_id}"})
-        real = swapping.check_fence_age
+        real = check_fence_age
         monkeypatch.setattr(swapping, "check_fence_age", _refuse)
         with pytest.raises(Refused, match="a failed attempt"):
             await swap(work, "back")
