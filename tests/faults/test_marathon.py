@@ -42,7 +42,13 @@ OLD_MODEL = f"builtin:hashing-{OLD_SIZE}"
 MOST_KILLS = 5
 MOST_REFUSED = 8
 """Tries of one swap."""
-TOO_SLOW = ("did not come to equal", "could not be moved within", "a pass over both collections takes", "at the 95th percentile")
+TOO_SLOW = (
+    "did not come to equal",
+    "could not be moved within",
+    "a pass over both collections takes",
+    "takes longer than writers may",
+    "at the 95th percentile",
+)
 """Refusals of a machine that is busy with something else at that moment: nothing has moved, and the next try may pass."""
 PATIENCE_S = 1800.0 if IS_WHOLE else 300.0
 
