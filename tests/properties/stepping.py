@@ -182,7 +182,8 @@ def arm(monkeypatch: pytest.MonkeyPatch, dead: set[str]) -> None:
     monkeypatch.setattr(f"{package}.worker.pipeline.range_size", lambda points: RANGE)
     for constant in ("work.PAGE", "catch_up.SETTLED_AT_ONCE", "sweep.PAGE", "verify.PAGE", "filling.WINDOW", "verify_filled.WINDOW"):
         monkeypatch.setattr(f"{package}.operations.{constant}", WINDOW)
-    monkeypatch.setattr(f"{package}.worker.pipeline.WINDOW", WINDOW)
+    for constant in ("LEAST_WINDOW", "MOST_WINDOW"):
+        monkeypatch.setattr(f"{package}.domain.pacing.{constant}", WINDOW)
     monkeypatch.setattr(f"{package}.operations.writing.UPSERT_POINTS", 2)
     for constant in ("operations.catch_up.SETTLE_S", "operations.sweep.PAUSE_S", "worker.driver.POLL_S"):
         monkeypatch.setattr(f"{package}.{constant}", 0.0)
