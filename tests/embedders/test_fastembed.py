@@ -252,7 +252,7 @@ async def test_a_download_that_fails_is_given_up_within_seconds(tmp_path: Path) 
         "import anyio\n"
         "from qdrant_model_migration.embedders.catalogue import Catalogue\n"
         "from qdrant_model_migration.errors import ModelNotUsable\n"
-        "from qdrant_model_migration.settings import read_settings\n"
+        "from qdrant_model_migration.environment import read_settings\n"
         "try:\n"
         "    anyio.run(Catalogue(read_settings()).load, 'fastembed:BAAI/bge-small-en-v1.5')\n"
         "except ModelNotUsable as error:\n"

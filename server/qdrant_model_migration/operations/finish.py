@@ -68,7 +68,8 @@ async def _facts(context: OperationContext, migration: Migration, action: Action
     warnings = [*held.warnings, *(end_of_filling(migration) if action != "discard_new" else [])]
     if action == "discard_new" and doomed is None and migration.target in held.points:
         warnings.append(f"{held.named(migration.target)} is not the collection that this migration created; it is left alone.")
-    if action == "discard_new" and migration.cutover is not None:
+    if action == "discard_new" and migration.phase in (Phase.ROLLED_BACK, Phase.BACKFILLING):
+        # In other phases a cutover is one that moved nothing.
         warnings += only_there(migration)
     undo = "A migration that ended with the old collection kept loses nothing: the alias can be pointed back by hand."
     if migration.is_across_servers:
