@@ -265,8 +265,8 @@ def open_caller(connection: Connection, *, patience_s: float, timeout_s: float) 
                 prefer_grpc=prefer_grpc,
                 api_key=key,
                 timeout=max(1, int(timeout_s)),
-                # Left to the client: on this machine it opens a connection a request. With kept ones a pass over 20,000 points took three times
-                # as long (16 s for 5 s, Qdrant 1.16.3).
+                # Left to the client: on this machine it opens a connection a request. With kept ones a pass over 20,000 points took four times
+                # as long (16 s for 4 s, Qdrant 1.16.3).
                 check_compatibility=False,
                 # Not about the cloud: without it the client would embed a `Document` itself, after a download of its own.
                 cloud_inference=True,
