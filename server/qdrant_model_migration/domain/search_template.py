@@ -250,7 +250,7 @@ def _without(search: Search, field: str) -> Search | None:
         return _raised(left[0], search) if left else None
     if search.is_combining and not left:
         return None
-    if search.is_combining and len(left) == 1 and "formula" not in search.query:  # type: ignore[operator]
+    if isinstance(search.query, dict) and len(left) == 1 and "formula" not in search.query:
         return _raised(left[0], search)
     return replace(search, prefetch=left)
 

@@ -33,7 +33,7 @@ async def status(
     if migration_id is None and (none := await _nothing_open(context, connection)) is not None:
         return none
     ledger, migration = await find_migration(context, migration_id, connection)
-    if migration.fence is not None and context.starts_drivers and not context.settings.is_read_only:
+    if migration.fence is not None and _may_start(context):
         # Writers wait: should nobody drive any more, somebody must let them in again.
         await context.ensure_driver(migration)
     first = current = await read_status(context, ledger, migration)
@@ -44,6 +44,10 @@ async def status(
             await anyio.sleep(1.0)
             current = await read_status(context, ledger, await ledger.migration(migration.id))
     return current
+
+
+def _may_start(context: OperationContext) -> bool:
+    return context.starts_drivers and not context.settings.is_read_only
 
 
 async def _nothing_open(context: OperationContext, connection: str | None) -> StatusResult | None:
@@ -99,8 +103,8 @@ async def read_status(context: OperationContext, ledger: Ledger, migration: Migr
     if migration.fence is not None:
         warnings.append(
             f"Writes to {migration.fence.place.collection!r} are answered with 429 since {migration.fence.at}: the swap makes writers wait for some seconds. "
-            f"Where no worker runs any more, this call started one, which lets them in again once the lease of the last one has run out; without a host, "
-            f"`qdrant-model-migration worker {migration.id}` does."
+            f"Where no worker runs any more, {'this call started one, which' if _may_start(context) else f'`qdrant-model-migration worker {migration.id}`'} "
+            "lets them in again once the lease of the last one has run out."
         )
     answer = StatusResult(
         summary=context.notice(migration.target.connection) + _summary(migration, worker, progress, is_paused=pace.is_paused),

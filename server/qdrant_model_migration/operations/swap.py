@@ -94,8 +94,9 @@ async def _prepared(work: Work, direction: Direction, alias: str | None, code: s
         await check_speed(work)
         mark = await close_the_lag(work, is_fenced=is_fenced)
     else:
-        if deletes := await agreed_deletes(work, code):
-            await keep_in_cutover(work, agreed_deletes=deletes)
+        if cutover is not None:
+            # Of this plan: what was agreed to for one before it, which was refused, no longer counts.
+            await keep_in_cutover(work, agreed_deletes=await agreed_deletes(work, code))
         cutover = await carry_back_before_moves(work, is_fenced=is_fenced)
     # That takes a while; the plan must still fit the facts at the moment of the move.
     facts = await checked_facts(work, direction, alias, code, checks_age=False)

@@ -10,7 +10,7 @@ looks like an insert and brings the point back.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import anyio
@@ -156,15 +156,7 @@ async def written_since(work: Work) -> list[str]:
         sources = await work.source.points.versions(work.source_collection.name, ids) if is_numbered else {}
         targets = await work.target.points.versions(target.name, ids) if is_numbered else {}
         for difference in pending:
-            ours = cutover.carried.get(tag(difference.id))
-            fate = fate_of(
-                difference.kind,
-                sources.get(difference.id),
-                targets.get(difference.id),
-                cutover,
-                ours,
-                _returned(cutover, difference.id, sources.get(difference.id)),
-            )
+            fate = _fate(cutover, difference, sources, targets)
             if fate != "carry" or not is_numbered or tag(difference.id) in cutover.conflicts:
                 found.append(f"{tag(difference.id)} ({difference.why})")
         pending.clear()
@@ -206,9 +198,15 @@ def _is_numbered(collection: Collection) -> bool:
     return params.get("shard_number") == 1 and params.get("sharding_method") != "custom" and collection.peers == 1
 
 
-def _returned(cutover: Cutover, point_id: PointId, source: int | None) -> int | None:
-    found = cutover.returned_of(tag(point_id), source)
-    return found[0] if found is not None else None
+Fate = Literal["carry", "keep", "superseded", "unresolved"]
+
+
+def _fate(cutover: Cutover, difference: Difference, sources: Mapping[PointId, int], targets: Mapping[PointId, int]) -> Fate:
+    """As `fate_of`, of a difference whose points have these numbers."""
+    source, point_id = sources.get(difference.id), tag(difference.id)
+    returned = cutover.returned_of(point_id, source)
+    ours = cutover.carried.get(point_id)
+    return fate_of(difference.kind, source, targets.get(difference.id), cutover, ours, returned[0] if returned is not None else None)
 
 
 async def _decide(
@@ -223,15 +221,7 @@ async def _decide(
     targets = await work.target.points.versions(target.name, ids) if is_numbered else {}
     carried: list[Difference] = []
     for difference in found:
-        ours = cutover.carried.get(tag(difference.id))
-        fate = fate_of(
-            difference.kind,
-            sources.get(difference.id),
-            targets.get(difference.id),
-            cutover,
-            ours,
-            _returned(cutover, difference.id, sources.get(difference.id)),
-        )
+        fate = _fate(cutover, difference, sources, targets)
         if tag(difference.id) in cutover.conflicts:
             fate = "unresolved"
         if fate in ("superseded", "keep") and work.migration.is_filling and difference.kind is Kind.CHANGED:
@@ -269,7 +259,7 @@ async def _decide(
 
 def fate_of(
     kind: Kind, source: int | None, target: int | None, cutover: Cutover, ours: tuple[int, int] | None = None, returned: int | None = None
-) -> Literal["carry", "keep", "superseded", "unresolved"]:
+) -> Fate:
     """What becomes of a difference seen after the swap; `source` and `target` number the last operation on each side's point, where known.
 
     A write on the target after its watermark came through the alias: it wins. Otherwise the target's point is as it was before the swap,

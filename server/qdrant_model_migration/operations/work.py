@@ -11,6 +11,7 @@ from qdrant_model_migration.domain.collection import Collection
 from qdrant_model_migration.domain.migration import Migration
 from qdrant_model_migration.domain.model import unlike_planned
 from qdrant_model_migration.domain.own_operations import OwnOperations
+from qdrant_model_migration.domain.pacing import LEAST_WINDOW
 from qdrant_model_migration.domain.points import Point, PointId
 from qdrant_model_migration.domain.recipe import Recipe
 from qdrant_model_migration.domain.records import EventRecord, Pace
@@ -25,8 +26,8 @@ from qdrant_model_migration.results import Progress
 
 PAGE = 256
 """Points a read."""
-WINDOW = 128
-"""Points embedded and written between two checkpoints. Sorting the texts by length gains nothing more beyond that (measured with FastEmbed)."""
+WINDOW = LEAST_WINDOW
+"""Points of one field filled at a time."""
 
 
 @dataclass(kw_only=True)
