@@ -305,6 +305,25 @@ async def test_so_many_deletes_that_a_person_has_to_agree_go_back_once_the_plan_
     assert found.keys() == ({*range(160)} - {*range(1, 116), 120}) | {700}
 
 
+async def test_deletes_agreed_to_for_a_plan_that_was_refused_do_not_count_for_the_next(
+    server: QdrantServer, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened(backend_of(server, name), monkeypatch) as context:
+        work = await swapped(context, name, seeded={"points": 260}, **KNOWN)
+        for point_id in range(1, 111):
+            await delete(work, point_id, side="target")
+        monkeypatch.setattr(swapping, "check_fence_age", _refuse)
+        with pytest.raises(Refused, match="a failed attempt"):
+            await swap(work, "back")
+        monkeypatch.setattr(swapping, "check_fence_age", check_fence_age)
+        plan = await planned_swap(work, "back")
+        for point_id in range(111, 221):
+            await delete(work, point_id, side="target")
+        await swap(work, "back", code=plan.code)
+        found = await sources(work)
+    assert found.keys() == {*range(260)} - {*range(1, 111)}
+
+
 async def test_few_deletes_need_no_word_of_their_own(server: QdrantServer, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     async with opened(backend_of(server, name), monkeypatch) as context:
         work = await swapped(context, name, **KNOWN)
