@@ -313,6 +313,24 @@ async def test_a_phase_that_does_not_allow_a_call_says_what_does(any_qdrant: Bac
     assert aliases == {f"{name}-live": name}
 
 
+@pytest.mark.parametrize("intent", ["swapping", "sweeping"])
+async def test_a_swap_that_was_begun_and_is_not_over_is_named_where_another_is_asked_for(
+    any_qdrant: Backend, name: str, monkeypatch: pytest.MonkeyPatch, intent: str
+) -> None:
+    async with opened(any_qdrant, monkeypatch) as context:
+        await seed(context, name)
+        await (await context.gateway()).point_alias(f"{name}-live", name)
+    async with hosted(any_qdrant.environment) as host:
+        me = (await host.call("create_target", collection=name, **CREATE))["migration_id"]
+    async with opened(any_qdrant, monkeypatch) as context:
+        # As the ledger stands after the machine of the driver died.
+        await (await context.ledger()).change(me, lambda m: m.model_copy(update={"intent": intent}))
+    async with hosted(any_qdrant.environment) as host:
+        refusal = await host.refused("swap_alias", migration_id=me)
+    assert "was begun before and is not over" in refusal
+    assert f"migration_status(migration_id={me!r})" in refusal
+
+
 async def test_what_this_version_does_not_do_is_refused_not_ignored(
     any_qdrant: Backend, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,6 +18,7 @@ from qdrant_model_migration.operations import swap as swapping
 from qdrant_model_migration.operations.backfill import start_backfill
 from qdrant_model_migration.operations.fencing import check_fence_age
 from qdrant_model_migration.operations.report import markdown_report
+from qdrant_model_migration.operations.status import read_status
 from qdrant_model_migration.operations.work import Work
 from qdrant_model_migration.results import SourceMatch
 from tests.faults.test_edges import driven_until
@@ -343,6 +344,9 @@ async def test_what_only_the_target_holds_after_a_rollback_is_listed_and_told_be
         assert (await swap(work, "back")).write_gap.unresolved == 15
         report = await markdown_report(work.ledger, await work.ledger.migration(work.id))
         assert all(f"- i:{point_id}\n" in report for point_id in range(1, 16))
+        status = await read_status(context, work.ledger, await work.ledger.migration(work.id))
+        assert status.next_step is None, "start_backfill would refuse"
+        assert any("15 points were written on both sides" in text and "start_backfill refuses" in text for text in status.warnings)
         told = " ".join((await planned_finish(work, "discard_new")).warnings)
         assert "15 points" in told
         assert "i:1" in told

@@ -106,6 +106,12 @@ async def read_status(context: OperationContext, ledger: Ledger, migration: Migr
             f"Where no worker runs any more, {'this call started one, which' if _may_start(context) else f'`qdrant-model-migration worker {migration.id}`'} "
             "lets them in again once the lease of the last one has run out."
         )
+    if conflicts := _conflicts(migration):
+        warnings.append(
+            f"{len(conflicts):,} points were written on both sides and left as they are by the rollback; migration://{migration.id}/report lists them. "
+            f"start_backfill refuses as long as they differ: copy what is needed to {migration.source.collection!r}, or call "
+            "finish_migration(action='discard_new')."
+        )
     answer = StatusResult(
         summary=context.notice(migration.target.connection) + _summary(migration, worker, progress, is_paused=pace.is_paused),
         warnings=warnings,
@@ -130,6 +136,11 @@ async def read_status(context: OperationContext, ledger: Ledger, migration: Migr
     is_moving = migration.phase is Phase.BACKFILLING or answer.is_filling
     watch = f"qdrant-model-migration status {migration.id} --watch" if is_moving else None
     return answer.model_copy(update={"next_step": step, "check_again_after_s": later, "watch_command": watch})
+
+
+def _conflicts(migration: Migration) -> tuple[str, ...]:
+    """Points that the rollback left as they are on each side."""
+    return migration.cutover.conflicts if migration.phase is Phase.ROLLED_BACK and migration.cutover is not None else ()
 
 
 def _is_being_filled(migration: Migration) -> bool:
@@ -215,7 +226,7 @@ def _next_step(migration: Migration, answer: StatusResult, now: datetime) -> tup
         ), None
     if phase is Phase.CUT_OVER and migration.has_fill_stage and _is_unverified_fill(migration):
         return NextStep(tool="verify_target", arguments=me, why="prove that the new field is complete"), None
-    if phase is Phase.ROLLED_BACK and migration.error:
+    if phase is Phase.ROLLED_BACK and (migration.error or _conflicts(migration)):
         # What is left is a person's choice: copy those writes by hand, or give the target up.
         return None, None
     steps: dict[Phase, NextStep] = {

@@ -60,7 +60,11 @@ async def swap_alias(
     if done is not None and done.state == "done":
         await _check_still_so(app, migration, SwapOutcome.model_validate(done.result), plan.strip())
     if done is None or done.state == "failed":
-        void = await why_void(app.context, migration, direction, alias, plan)
+        try:
+            void = await why_void(app.context, migration, direction, alias, plan)
+        except Refused as error:
+            begun = _begun_before(migration)
+            raise Refused(f"{error} {begun}" if begun else str(error)) from None
         if void is not None:
             return await _planned(app, migration, direction, alias, void, fence=fence)
     arguments = {"direction": direction, "alias": alias, "code": plan.strip()}
@@ -92,19 +96,38 @@ async def _planned(
     from qdrant_model_migration.operations.swap_plan import plan_swap
 
     ledger = await app.context.ledger(migration.target.connection)
-    made = await plan_swap(app.context, ledger, migration, direction, alias, fence=fence)
+    begun = _begun_before(migration)
+    try:
+        made = await plan_swap(app.context, ledger, migration, direction, alias, fence=fence)
+    except Refused as error:
+        raise Refused(f"{error} {begun}" if begun else str(error)) from None
     moves = "; ".join(f"{m.alias}: {m.from_collection or '(new)'} -> {m.to_collection or '(removed)'}" for m in made.moves[:MOST_NAMED])
     if (more := len(made.moves) + len(made.also) - MOST_NAMED) > 0:
         moves += f"; and {more} more aliases"
     head = f"Nothing was changed: {refusal}. Here is the plan as things are now" if refusal else "The plan, nothing is changed yet"
     return SwapResult(
         summary=f"{app.context.notice(migration.target.connection)}{head}: {moves}. Show it to the person; after they agreed, call again with plan='{made.code}'.",
-        warnings=[f"Agreeing accepts: {text}" for text in made.overrides],
+        warnings=[*([begun] if begun else []), *(f"Agreeing accepts: {text}" for text in made.overrides)],
         migration_id=migration.id,
         phase=migration.phase.value,
         plan=made,
         refusal=refusal,
         app_changes=_app_changes(migration, direction),
+    )
+
+
+def _begun_before(migration: Migration) -> str | None:
+    """A swap that was begun and is not over, as where the machine of its driver died: what is refused is refused because of it."""
+    if migration.intent not in ("swapping", "sweeping"):
+        return None
+    moved = (
+        "the aliases have moved, late writes are being carried over"
+        if migration.intent == "sweeping"
+        else "the aliases may have moved already"
+    )
+    return (
+        f"A swap of this migration was begun before and is not over ({moved}). Call migration_status(migration_id={migration.id!r}): it starts a worker "
+        "that completes the swap where none runs any more, and tells what came of it."
     )
 
 
