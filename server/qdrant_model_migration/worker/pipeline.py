@@ -18,6 +18,7 @@ from qdrant_model_migration.domain.points import Point, PointId, tag
 from qdrant_model_migration.domain.ranges import Range, next_to_draw, range_size
 from qdrant_model_migration.errors import Interrupted
 from qdrant_model_migration.operations.in_parallel import both, handed_out
+from qdrant_model_migration.operations.spending import pause_at_cap
 from qdrant_model_migration.operations.work import Work
 from qdrant_model_migration.operations.writing import account, insert_points, make_points
 
@@ -110,16 +111,20 @@ class Pipeline:
             (made, spent), page = await both(
                 partial(self._window, current, window), partial(self._meanwhile, unsaved, after, is_last=is_last)
             )
-            self._window_size.note(len(window), anyio.current_time() - began, is_paced=self._work.pace.points_per_second is not None)
+            self._window_size.note(len(window), anyio.current_time() - began, is_paced=self._work.points_per_second is not None)
             cursor = tag(after) if after is not None and not is_last else made.cursor
             current = unsaved = made.model_copy(update={"cursor": cursor, "is_done": is_last, "is_started": True})
             self._ranges[current.number] = current
             self._count()
-            if is_last or self._work.pace.points_per_second is not None:
+            if is_last or self._work.points_per_second is not None:
                 # Before the waiting: a driver that ends while it waits leaves nothing to be read again.
                 await self._save(current)
                 unsaved = None
             await self._keep_pace(spent)
+            if self._work.pace.max_cost_usd is not None:
+                await self._save(unsaved)
+                unsaved = None
+                await pause_at_cap(self._work)
 
     async def _meanwhile(self, unsaved: Range | None, after: PointId | None, *, is_last: bool) -> Page:
         """What is done while a window is made: the checkpoint of the one before, and reading the next one."""
@@ -129,7 +134,9 @@ class Pipeline:
     async def _read(self, position: PointId | None) -> Page:
         work, size = self._work, self._window_size.points
         limit = min(size, work.source_collection.page_limit or size)
-        return await work.source.points.scroll(work.migration.source.collection, offset=position, limit=limit, vectors=work.read_fields)
+        return await work.source.points.scroll(
+            work.migration.source.collection, offset=position, limit=limit, vectors=work.read_fields, packed=True
+        )
 
     async def _save(self, checkpoint: Range | None) -> None:
         if checkpoint is not None:
@@ -161,7 +168,7 @@ class Pipeline:
     async def _keep_pace(self, points: int) -> None:
         """Wait as the pace asks, looking at it again while waiting: it may be changed meanwhile."""
         self._budget.spend(points)
-        while (wait_s := self._budget.wait_s(self._work.pace.points_per_second)) > 0:
+        while (wait_s := self._budget.wait_s(self._work.points_per_second)) > 0:
             self._stop_if_asked()
             await anyio.sleep(min(0.25, wait_s))
 
