@@ -16,6 +16,7 @@ from qdrant_model_migration.operations.context import OperationContext, now
 from qdrant_model_migration.operations.finding import find_migration
 from qdrant_model_migration.operations.status import read_status
 from qdrant_model_migration.results import StatusResult
+from qdrant_model_migration.settings import check_ray
 
 LEAST_PACE = 0.01
 """Points a second; below, a range would take longer than anybody waits."""
@@ -36,7 +37,8 @@ async def start_backfill(
     """Start the driver, or take up the work of one that died; answers at once.
 
     Raises:
-        Refused: the phase does not allow it, or a limit makes no sense.
+        Refused: the phase does not allow it, a limit makes no sense, or no Ray cluster is named.
+        Unsupported: Ray is not installed.
     """
     ledger, migration = await find_migration(context, migration_id, connection)
     migration.check_allows("start_backfill")
@@ -50,6 +52,9 @@ async def start_backfill(
         max_source_latency_ms=max_source_latency_ms,
         max_cost_usd=max_cost_usd,
     )
+    if executor == "ray":
+        _check_ray(context, migration)
+    pace = pace.model_copy(update={"executor": executor})
     if not migration.is_in_place:
         await check_target(await context.gateway(migration.target.connection), migration)
     # Loading the model is the driver's first act: it may take longer than this call has, and a failure is told by the status.
@@ -164,6 +169,23 @@ async def _paced(
     return pace.model_copy(update=changes)
 
 
+def _check_ray(context: OperationContext, migration: Migration) -> None:
+    """Whether the ranges of a migration can be worked by Ray.
+
+    Raises:
+        Unsupported: Ray is not installed.
+        Refused: no cluster is named, or there are no ranges that others could work.
+    """
+    check_ray(context.settings.ray)
+    sides = (migration.source.connection, migration.target.connection)
+    if any(context.settings.connection(name).is_embedded for name in sides):
+        raise Refused("Nothing was started: executor='ray' needs Qdrant servers; the embedded database serves one process.")
+    if migration.is_in_place:
+        raise Refused(
+            f"Nothing was started: executor='ray' works the ranges of a copy, and strategy {migration.strategy!r} fills a field in place. Use executor='local'."
+        )
+
+
 async def _check_canary(context: OperationContext, migration: Migration) -> None:
     """Whether the latency of the source's searches can be watched.
 
@@ -200,6 +222,7 @@ def _described(pace: Pace) -> str:
         f"{pace.points_per_second:g} points/s" if pace.points_per_second else "no rate limit",
         f"concurrency {pace.concurrency or 'default'}",
         *([f"source searches within {pace.max_source_latency_ms:g} ms"] if pace.max_source_latency_ms else []),
+        *(["by Ray"] if pace.executor == "ray" else []),
         *([f"at most {pace.max_cost_usd:g} USD"] if pace.max_cost_usd else []),
     ]
     return ", ".join(told)

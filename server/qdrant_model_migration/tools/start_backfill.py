@@ -24,7 +24,12 @@ async def start_backfill(
     max_cost_usd: Annotated[
         float | None, Field(description="pause when the embedded tokens cost so much in all; 0 lifts it", ge=0, le=1_000_000_000)
     ] = None,
-    executor: Annotated[Literal["local", "ray"], Field(description="'ray' is not in this version")] = "local",
+    executor: Annotated[
+        Literal["local", "ray"],
+        Field(
+            description="local: threads of one worker; ray: actors of the Ray cluster that QDRANT_MIGRATION_RAY_ADDRESS names, for what outgrows one machine"
+        ),
+    ] = "local",
     connection: Connection = None,
 ) -> StatusResult:
     from qdrant_model_migration.operations.backfill import start_backfill as start

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from functools import partial
+from typing import Protocol
 
 import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
@@ -45,12 +46,40 @@ async def draw_range(read: ReadIds, number: int, start: PointId | None, *, size:
     return Range(number=number, start=tag(start) if start is not None else None, end=tag(end) if end is not None else None)
 
 
-class Pipeline:
-    """Works all ranges of one migration that are not done."""
+Save = Callable[[Range], Awaitable[None]]
+"""Takes a range as it is after a window whose points are durable."""
 
-    def __init__(self, work: Work, *, is_stopping: Callable[[], bool], clock: Callable[[], float] = anyio.current_time) -> None:
+
+class Hands(Protocol):
+    """Others that work ranges for the driver, several at once."""
+
+    @property
+    def ranges_at_once(self) -> int: ...
+
+    async def work_range(self, given: Range, took: Save) -> None:
+        """Work a range to its end; `took` is awaited after each window.
+
+        Raises:
+            MigrationError: the first failure that is not a single point's.
+        """
+
+
+class Pipeline:
+    """Works all ranges of one migration that are not done: here, or by the `hands` of others. `save` records a checkpoint; the ledger does by default."""
+
+    def __init__(
+        self,
+        work: Work,
+        *,
+        is_stopping: Callable[[], bool],
+        clock: Callable[[], float] = anyio.current_time,
+        hands: Hands | None = None,
+        save: Save | None = None,
+    ) -> None:
         self._work = work
         self._is_stopping = is_stopping
+        self._hands = hands
+        self._record: Save = save or self._to_ledger
         self._budget = Budget(clock)
         self._ranges: dict[int, Range] = {}
         self._window_size = WindowSize()
@@ -68,7 +97,8 @@ class Pipeline:
         work.progress.stage = "backfilling"
         work.progress.total = work.source_collection.points
         self._count()
-        await handed_out(self._draw, self._work_ranges, ahead=RANGES_AHEAD, workers=work.pace.concurrency or DEFAULT_CONCURRENCY)
+        workers = self._hands.ranges_at_once if self._hands is not None else work.pace.concurrency or DEFAULT_CONCURRENCY
+        await handed_out(self._draw, self._work_ranges, ahead=max(RANGES_AHEAD, workers), workers=workers)
 
     async def _draw(self, send: MemoryObjectSendStream[Range]) -> None:
         """Hand out the ranges that are recorded and not done, then draw on where the recorded ones end."""
@@ -94,9 +124,20 @@ class Pipeline:
     async def _work_ranges(self, receive: MemoryObjectReceiveStream[Range]) -> None:
         async with receive:
             async for given in receive:
-                await self._work_range(given)
+                if self._hands is not None:
+                    await self._hands.work_range(given, self._took)
+                else:
+                    await self.work_range(given)
 
-    async def _work_range(self, given: Range) -> None:
+    async def _took(self, current: Range) -> None:
+        """A window was worked elsewhere."""
+        self._ranges[current.number] = current
+        self._count()
+        await self._save(current)
+        self._stop_if_asked()
+        await pause_at_cap(self._work)
+
+    async def work_range(self, given: Range) -> None:
         """Windows one after another; while one is made and written, the next is read and the checkpoint of the last is recorded."""
         current, position, unsaved = given, given.position, None
         page = await self._read(position)
@@ -141,7 +182,10 @@ class Pipeline:
     async def _save(self, checkpoint: Range | None) -> None:
         if checkpoint is not None:
             self._work.check()
-            await self._work.ledger.save_range(self._work.id, checkpoint)
+            await self._record(checkpoint)
+
+    async def _to_ledger(self, checkpoint: Range) -> None:
+        await self._work.ledger.save_range(self._work.id, checkpoint)
 
     async def _window(self, current: Range, window: list[Point]) -> tuple[Range, int]:
         """Write the points of one window that the target does not hold; the range with them counted, and how many there were."""
