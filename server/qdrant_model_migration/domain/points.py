@@ -65,6 +65,9 @@ def vector_problem(vector: object, size: int | None) -> str | None:
         return "no vector"
     if size is not None and len(vector) != size:
         return f"{len(vector)} dimensions instead of {size}"
+    if isinstance(vector, np.ndarray) and vector.ndim == 1 and 0 < vector.dot(vector) < math.inf:
+        # Nearly every one; what overflows or vanishes in its own precision is looked at more closely.
+        return None
     try:
         numbers = np.asarray(vector, dtype=np.float64)
         # Of single-precision numbers no sum of squares overflows in double precision: it is finite where all of them are.

@@ -117,13 +117,18 @@ def judge(source: Point | None, target: Point | None, expected: Expectation) -> 
 
 def _made_problem(source: Point, target: Point, expected: Expectation) -> str | None:
     vector = target.vectors.get(expected.field)
+    if not _is_derived(expected):
+        problem = made_vector_problem(vector, expected.made)
+        # A text that was taken away leaves its vector behind; whether one is due is asked where it is wrong alone.
+        is_excused = problem is not None and (not expected.is_due(source) or (vector is None and tag(source.id) in expected.accounted))
+        return None if is_excused else problem
     if not expected.is_due(source):
-        # A text that was taken away leaves its vector behind; a vector that was taken away must not leave one made from it.
-        return "a vector made from one that the source no longer has" if vector is not None and _is_derived(expected) else None
+        # A vector that was taken away must not leave one made from it.
+        return "a vector made from one that the source no longer has" if vector is not None else None
     if vector is None and tag(source.id) in expected.accounted:
         return None
     problem = made_vector_problem(vector, expected.made)
-    if problem or not _is_derived(expected):
+    if problem:
         return problem
     if source.derived is None:
         return "a vector where none can be made"

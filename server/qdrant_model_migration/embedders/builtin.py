@@ -90,47 +90,54 @@ class HashingEmbedder:
 
     async def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Words of each text; nothing is ever cut."""
-        return [len(_WORD.findall(text)) for text in texts]
+        return await anyio.to_thread.run_sync(lambda: [len(_WORD.findall(text)) for text in texts])
 
     async def close(self) -> None:
         self._word.cache_clear()
 
     def _embed_all(self, texts: Sequence[str]) -> Dense:
-        return np.stack([self._embed_one(text) for text in texts])
+        """All at once: what numpy costs a call is paid for many texts. Numbers are added in the order of the words, so a text's vector is always the same."""
+        found: list[tuple[NDArray[np.intp], NDArray[np.float64]]] = []
+        scales: list[float] = []
+        words_of: list[int] = []
+        for text in texts:
+            counted = Counter(_WORD.findall(text.lower()))
+            found += map(self._word, counted)
+            # Sublinear term frequency: a word said ten times says little more than one said twice.
+            scales += [1.0 if times == 1 else 1.0 + log(times) for times in counted.values()]
+            words_of.append(len(counted))
+        rows: NDArray[np.float64] = np.zeros((len(texts), self._dimensions))
+        if found:
+            sizes = np.array([len(buckets) for buckets, _ in found])
+            text_of = np.repeat(np.repeat(np.arange(len(texts)), words_of), sizes)
+            places = text_of * self._dimensions + np.concatenate([buckets for buckets, _ in found])
+            weights = np.repeat(scales, sizes) * np.concatenate([weights for _, weights in found])
+            rows = np.bincount(places, weights=weights, minlength=rows.size).astype(np.float64).reshape(rows.shape)
+        return np.stack([self._unit(row, text) for row, text in zip(rows, texts, strict=True)])
 
     def _embed_one(self, text: str) -> NDArray[np.float32]:
-        buckets: list[int] = []
-        weights: list[float] = []
-        for word, times in Counter(_WORD.findall(text.lower())).items():
-            # Sublinear term frequency: a word said ten times says little more than one said twice.
-            scale = 1.0 + log(times)
-            word_buckets, word_weights = self._word(word)
-            buckets += word_buckets
-            weights += word_weights if times == 1 else [scale * weight for weight in word_weights]
-        vector = self._sum(buckets, weights)
+        vector: NDArray[np.float32] = self._embed_all([text])[0]
+        return vector
+
+    def _unit(self, vector: NDArray[np.float64], text: str) -> NDArray[np.float32]:
         if not vector.any():
             # Only punctuation or emoji, or features that cancelled each other: the raw characters are what is left.
-            hashed = [self._bucket("raw", character) for character in text.strip()]
-            vector = self._sum([bucket for bucket, _ in hashed], [sign for _, sign in hashed])
+            for character in text.strip():
+                bucket, sign = self._bucket("raw", character)
+                vector[bucket] += sign
         if not vector.any():
             vector[self._bucket("whole", text)[0]] = 1.0
         return (vector / np.linalg.norm(vector)).astype(np.float32)
 
-    def _sum(self, buckets: list[int], weights: list[float]) -> NDArray[np.float64]:
-        found: NDArray[np.float64] = np.bincount(
-            np.array(buckets, dtype=np.intp), weights=np.array(weights, dtype=np.float64), minlength=self._dimensions
-        ).astype(np.float64)
-        return found
-
-    def _hash_word(self, word: str) -> tuple[list[int], list[float]]:
+    def _hash_word(self, word: str) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
         """Buckets and weights of a word and, unless this is the words-only model, of the trigrams of `<word>`."""
-        bucket, sign = self._bucket("word", word)
-        if not self._has_trigrams:
-            return [bucket], [sign]
-        padded = f"<{word}>"
-        trigrams = [self._bucket("tri", padded[i : i + 3]) for i in range(len(padded) - 2)]
-        weight = _TRIGRAM_SHARE / sqrt(len(trigrams))
-        return [bucket, *(b for b, _ in trigrams)], [sign, *(s * weight for _, s in trigrams)]
+        found = [self._bucket("word", word)]
+        if self._has_trigrams:
+            padded = f"<{word}>"
+            trigrams = [self._bucket("tri", padded[i : i + 3]) for i in range(len(padded) - 2)]
+            weight = _TRIGRAM_SHARE / sqrt(len(trigrams))
+            found += [(bucket, sign * weight) for bucket, sign in trigrams]
+        return np.array([bucket for bucket, _ in found], dtype=np.intp), np.array([weight for _, weight in found])
 
     def _bucket(self, kind: str, feature: str) -> tuple[int, float]:
         # Lone surrogates are legal in JSON payloads and illegal in UTF-8.

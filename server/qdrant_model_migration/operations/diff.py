@@ -17,6 +17,9 @@ from qdrant_model_migration.operations.in_parallel import both
 from qdrant_model_migration.operations.work import Work
 from qdrant_model_migration.qdrant.gateway import Gateway
 
+MOST_PAGE = 1024
+"""Points; read where pages come quickly, which large payloads do not."""
+QUICK_S, SLOW_S = 0.1, 1.0
 POINTS_A_TURN = 64
 """Compared before anything else that waits has its turn."""
 EMBEDDED_TOLERANCE = 1e-6
@@ -130,6 +133,7 @@ class _Side:
         self._work, self._gateway, self._collection, self._vectors, self._derives = work, gateway, collection, vectors, derives
         self._page: Iterator[Point] = iter(())
         self._ahead: list[Point] | None = None
+        self._limit = work.page
         self._offset: PointId | None = None
         self._is_read = False
         self.next: Point | None = None
@@ -158,9 +162,15 @@ class _Side:
         """Read the next page, unless one is held already or there is none."""
         if self._ahead is not None or self._is_read:
             return
+        began = anyio.current_time()
         points, self._offset = await self._gateway.points.scroll(
-            self._collection, offset=self._offset, limit=self._work.page, vectors=self._vectors, packed=True
+            self._collection, offset=self._offset, limit=self._limit, vectors=self._vectors, packed=True
         )
+        took_s = anyio.current_time() - began
+        if took_s < QUICK_S and len(points) == self._limit:
+            self._limit = min(self._limit * 2, MOST_PAGE, self._work.source_collection.page_limit or MOST_PAGE)
+        elif took_s > SLOW_S:
+            self._limit = max(1, self._limit // 2)
         self._is_read = self._offset is None
         self._ahead = await self._work.derived(points) if self._derives else points
 

@@ -51,10 +51,11 @@ async def make_points(work: Work, sources: Sequence[Point], *, is_stopping: Call
         values, without = await embed_texts(work, sources, made, is_stopping=is_stopping)
         if work.migration.on_missing_text == "skip" and recipe.stage == "insert":
             left_out = without  # by policy: the verification sees it by the missing text
+    copied = work.copied
     for i, source in enumerate(sources):
         if i in left_out:
             continue
-        fields = {new: source.vectors[old] for old, new in work.copied.items() if old in source.vectors}
+        fields = {new: source.vectors[old] for old, new in copied.items() if old in source.vectors}
         if i in values and recipe is not None:
             fields[recipe.field] = values[i]
         made.points.append(Point(id=source.id, payload=source.payload, vectors=fields, shard_key=source.shard_key))

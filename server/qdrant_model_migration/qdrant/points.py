@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import uuid
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -68,10 +69,9 @@ class Points:
         if (stub := self._call.stub) is not None:
             request = wire.scroll(collection, offset=offset, limit=limit, payload=payload, vectors=vectors)
             answer = await self._call(lambda: stub.Scroll(request, timeout=self._call.timeout_s))
-            points = [wire.point(p, packed=packed) for p in answer.result]
-            # gRPC turns integers above 2^63-1 into floats; REST keeps them.
-            if not any(translate.has_wide_number(p.payload) for p in points):
-                return points, wire.plain_id(answer.next_page_offset) if answer.HasField("next_page_offset") else None
+            with suppress(wire.WideNumber):
+                points = [wire.point(p, packed=packed) for p in answer.result]
+                return points, wire.following(answer)
         wanted: Any = False if not vectors else (True if "" in vectors else list(vectors))
         records, after = await self._call(
             lambda: self._call.rest.scroll(collection, offset=offset, limit=limit, with_payload=payload, with_vectors=wanted)
@@ -83,6 +83,10 @@ class Points:
 
     async def ids(self, collection: str, *, offset: PointId | None, limit: int) -> tuple[list[PointId], PointId | None]:
         """Ids only."""
+        if (stub := self._call.stub) is not None:
+            request = wire.scroll(collection, offset=offset, limit=limit, payload=False, vectors=())
+            answer = await self._call(lambda: stub.Scroll(request, timeout=self._call.timeout_s))
+            return [wire.plain_id(p.id) for p in answer.result], wire.following(answer)
         points, after = await self.scroll(collection, offset=offset, limit=limit, payload=False)
         return [p.id for p in points], after
 
@@ -211,9 +215,12 @@ class Points:
 
     async def _upsert(self, collection: str, group: Sequence[Point], **guard: Any) -> int | None:
         """Write points of one shard key."""
-        stub = self._call.stub
-        if stub is not None and not any(translate.has_wide_number(p.payload) for p in group):
-            request = wire.upsert(collection, group, **guard)
+        stub, request = self._call.stub, None
+        if stub is not None:
+            # What gRPC cannot carry is written over REST.
+            with suppress(ValueError):
+                request = wire.upsert(collection, group, **guard)
+        if stub is not None and request is not None:
             result = (await self._call(lambda: stub.Upsert(request, timeout=self._call.timeout_s))).result
             return result.operation_id if result.HasField("operation_id") else None
         structs = [translate.struct(p) for p in group]

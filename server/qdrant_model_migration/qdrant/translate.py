@@ -131,21 +131,6 @@ def struct(found: Point) -> models.PointStruct:
     return models.PointStruct(id=found.id, vector=vector, payload=found.payload)
 
 
-def has_wide_number(value: object) -> bool:
-    """Whether gRPC could not carry a number of this payload: an integer, or a float that was one, beyond 2^63."""
-    if isinstance(value, bool):
-        return False
-    if isinstance(value, int):
-        return not -WIDE <= value < WIDE
-    if isinstance(value, float):
-        return abs(value) >= WIDE
-    if isinstance(value, Mapping):
-        return any(has_wide_number(inner) for inner in value.values())
-    if isinstance(value, list | tuple):
-        return any(has_wide_number(inner) for inner in value)
-    return False
-
-
 def never() -> models.Filter:
     """A filter that no existing point passes. With it an upsert inserts what is absent and leaves the rest alone.
 

@@ -7,15 +7,21 @@ Requests are still sent by its channel, so that keys, headers and limits are the
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 from qdrant_client import grpc, models
-from qdrant_client.conversions.conversion import GrpcToRest, RestToGrpc, grpc_to_payload, payload_to_grpc
+from qdrant_client.conversions.conversion import GrpcToRest, RestToGrpc, payload_to_grpc
 
-from qdrant_model_migration.domain.points import Point, PointId
+from qdrant_model_migration.domain.points import Payload, Point, PointId
 from qdrant_model_migration.qdrant import translate
+
+
+class WideNumber(Exception):
+    """A payload holds a number that gRPC does not carry as it is: it turns integers above 2^63-1 into floats. REST keeps them."""
+
 
 _FLOAT_BYTES = 4
 _PACKED_DATA = b"\x0a"
@@ -41,6 +47,11 @@ def scroll(collection: str, *, offset: PointId | None, limit: int, payload: bool
     )
 
 
+def following(answer: grpc.ScrollResponse) -> PointId | None:
+    """Where the next page begins."""
+    return plain_id(answer.next_page_offset) if answer.HasField("next_page_offset") else None
+
+
 def get(collection: str, ids: Sequence[PointId]) -> grpc.GetPoints:
     """The request of the points of these ids, without payloads and vectors."""
     return grpc.GetPoints(
@@ -58,14 +69,42 @@ def _selector(vectors: Sequence[str]) -> grpc.WithVectorsSelector:
 
 
 def point(found: grpc.RetrievedPoint, *, packed: bool) -> Point:
-    """A point as read; dense vectors as arrays of single precision where `packed`, else as lists."""
+    """A point as read; dense vectors as arrays of single precision where `packed`, else as lists.
+
+    Raises:
+        WideNumber: its payload has to be read over REST.
+    """
     key = found.shard_key if found.HasField("shard_key") else None
     return Point(
         id=plain_id(found.id),
-        payload=grpc_to_payload(found.payload),
+        payload=_payload(found.payload),
         vectors=_vectors(found.vectors, packed=packed) if found.HasField("vectors") else {},
         shard_key=None if key is None else getattr(key, key.WhichOneof("key") or "keyword"),
     )
+
+
+def _payload(fields: Any) -> Payload:
+    # Of a map of messages each look-up by key is faster than its items.
+    return {key: _json(fields[key]) for key in fields}
+
+
+def _json(value: grpc.Value) -> Any:
+    kind = value.WhichOneof("kind")
+    if kind == "string_value":
+        return value.string_value
+    if kind == "integer_value":
+        return value.integer_value
+    if kind == "bool_value":
+        return value.bool_value
+    if kind == "double_value":
+        number = value.double_value
+        # Also what is no number at all.
+        if not -translate.WIDE < number < translate.WIDE:
+            raise WideNumber
+        return number
+    if kind == "list_value":
+        return [_json(inner) for inner in value.list_value.values]
+    return _payload(value.struct_value.fields) if kind == "struct_value" else None
 
 
 def _vectors(found: grpc.VectorsOutput, *, packed: bool) -> dict[str, Any]:
@@ -87,8 +126,16 @@ def _vector(found: grpc.VectorOutput, *, packed: bool) -> Any:
 
 
 def struct(made: Point) -> grpc.PointStruct:
-    """A point to be written: its vectors by name, the unnamed one as ""."""
+    """A point to be written: its vectors by name, the unnamed one as "".
+
+    Raises:
+        ValueError: an integer of its payload is wider than gRPC carries.
+    """
     written = grpc.PointStruct(id=point_id(made.id), payload=payload_to_grpc(made.payload))
+    only = made.vectors.get("") if len(made.vectors) == 1 else None
+    if isinstance(only, np.ndarray):
+        written.vectors.vector.dense.MergeFromString(_dense(only))
+        return written
     others = {name: translate.value(v) for name, v in made.vectors.items() if not isinstance(v, np.ndarray)}
     if others:
         written.vectors.CopyFrom(RestToGrpc.convert_vector_struct(others))
@@ -103,17 +150,17 @@ def struct(made: Point) -> grpc.PointStruct:
 
 def _dense(vector: NDArray[np.float32]) -> bytes:
     """The message of a dense vector: a list of its numbers costs three times as much."""
-    raw = np.ascontiguousarray(vector, dtype="<f4").tobytes()
-    return _PACKED_DATA + _varint(len(raw)) + raw
+    return _head(_FLOAT_BYTES * len(vector)) + vector.astype("<f4", copy=False).tobytes()
 
 
-def _varint(number: int) -> bytes:
-    """A length as Protocol Buffers write it: seven bits a byte, the lowest first, the highest bit where more follow."""
-    written = bytearray()
-    while number > 0x7F:
-        written.append(number & 0x7F | 0x80)
-        number >>= 7
-    written.append(number)
+@cache
+def _head(size: int) -> bytes:
+    """Tag and length of so many bytes. Protocol Buffers write seven bits of a length a byte, the lowest first, the highest bit where more follow."""
+    written = bytearray(_PACKED_DATA)
+    while size > 0x7F:
+        written.append(size & 0x7F | 0x80)
+        size >>= 7
+    written.append(size)
     return bytes(written)
 
 
@@ -124,7 +171,11 @@ def upsert(
     update_filter: models.Filter | None = None,
     update_mode: models.UpdateMode | None = None,
 ) -> grpc.UpsertPoints:
-    """The request that writes points of one shard key, and waits until they can be read."""
+    """The request that writes points of one shard key, and waits until they can be read.
+
+    Raises:
+        ValueError: an integer of a payload is wider than gRPC carries.
+    """
     key = points[0].shard_key
     return grpc.UpsertPoints(
         collection_name=collection,

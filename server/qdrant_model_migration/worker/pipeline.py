@@ -14,7 +14,7 @@ from typing import Protocol
 import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
-from qdrant_model_migration.domain.pacing import Budget, WindowSize
+from qdrant_model_migration.domain.pacing import LEAST_WINDOW, Budget, WindowSize
 from qdrant_model_migration.domain.points import Point, PointId, tag
 from qdrant_model_migration.domain.ranges import Range, next_to_draw, range_size
 from qdrant_model_migration.errors import Interrupted
@@ -140,17 +140,19 @@ class Pipeline:
     async def work_range(self, given: Range) -> None:
         """Windows one after another; while one is made and written, the next is read and the checkpoint of the last is recorded."""
         current, position, unsaved = given, given.position, None
-        page = await self._read(position)
+        page = await self._read(position, current)
         while not current.is_done:
             if self._is_stopping():
                 await self._save(unsaved)
             self._stop_if_asked()
             points, after = page
-            window = [p for p in points if current.holds(p.id)]
+            # In id order: where the last one is of this range, all are.
+            window = points if not points or current.holds(points[-1].id) else [p for p in points if current.holds(p.id)]
             is_last = after is None or len(window) < len(points) or not current.holds(after)
             began = anyio.current_time()
             (made, spent), page = await both(
-                partial(self._window, current, window), partial(self._meanwhile, unsaved, after, is_last=is_last)
+                partial(self._window, current, window),
+                partial(self._meanwhile, unsaved, after, current, len(window), is_last=is_last),
             )
             self._window_size.note(len(window), anyio.current_time() - began, is_paced=self._work.points_per_second is not None)
             cursor = tag(after) if after is not None and not is_last else made.cursor
@@ -167,13 +169,16 @@ class Pipeline:
                 unsaved = None
                 await pause_at_cap(self._work)
 
-    async def _meanwhile(self, unsaved: Range | None, after: PointId | None, *, is_last: bool) -> Page:
-        """What is done while a window is made: the checkpoint of the one before, and reading the next one."""
+    async def _meanwhile(self, unsaved: Range | None, after: PointId | None, current: Range, ahead: int, *, is_last: bool) -> Page:
+        """What is done while a window of so many points is made: the checkpoint of the one before, and reading the next one."""
         await self._save(unsaved)
-        return ([], None) if is_last else await self._read(after)
+        return ([], None) if is_last else await self._read(after, current, ahead)
 
-    async def _read(self, position: PointId | None) -> Page:
-        work, size = self._work, self._window_size.points
+    async def _read(self, position: PointId | None, current: Range, ahead: int = 0) -> Page:
+        """The next window of a range of which `current.read` points and `ahead` more were read; hardly anything beyond its end."""
+        work = self._work
+        left = range_size(work.source_collection.points) - current.read - ahead
+        size = min(self._window_size.points, max(LEAST_WINDOW, left))
         limit = min(size, work.source_collection.page_limit or size)
         return await work.source.points.scroll(
             work.migration.source.collection, offset=position, limit=limit, vectors=work.read_fields, packed=True
