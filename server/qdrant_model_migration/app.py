@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.mcpserver.exceptions import ResourceError
@@ -20,6 +20,10 @@ from qdrant_model_migration.tools import TOOLS
 from qdrant_model_migration.tools.server import ToolServer
 from qdrant_model_migration.tools.support import App, answering, app_of, told
 from qdrant_model_migration.worker.detach import Drivers
+
+if TYPE_CHECKING:
+    from qdrant_model_migration.domain.migration import Migration
+    from qdrant_model_migration.qdrant.ledger import Ledger
 
 NAME = "qdrant-model-migration"
 MODEL_WAIT_S = 12.0
@@ -89,14 +93,29 @@ def _add_resources(server: MCPServer[App]) -> None:
 
     @server.resource("migration://{migration_id}/report", name="migration-report", title="Report of a migration", mime_type="text/markdown")
     async def report(migration_id: str, ctx: Context[Any, Any]) -> str:
-        from qdrant_model_migration.operations.finding import find_migration
-        from qdrant_model_migration.operations.report import markdown_report
+        from qdrant_model_migration.operations.report_files import markdown
 
-        try:
-            ledger, found = await find_migration(app_of(ctx).context, migration_id)
-            return redacted(await markdown_report(ledger, found))
-        except MigrationError as error:
-            raise ResourceError(redacted(visible(str(error), one_line=True))) from None
+        return await _reported(ctx, migration_id, markdown)
+
+    @server.resource(
+        "migration://{migration_id}/report.html",
+        name="migration-report-page",
+        title="Report of a migration, with charts",
+        mime_type="text/html",
+    )
+    async def report_page(migration_id: str, ctx: Context[Any, Any]) -> str:
+        from qdrant_model_migration.operations.report_files import page
+
+        return await _reported(ctx, migration_id, page)
+
+
+async def _reported(ctx: Context[Any, Any], migration_id: str, told: Callable[[Ledger, Migration], Awaitable[str]]) -> str:
+    from qdrant_model_migration.operations.finding import find_migration
+
+    try:
+        return await told(*await find_migration(app_of(ctx).context, migration_id))
+    except MigrationError as error:
+        raise ResourceError(redacted(visible(str(error), one_line=True))) from None
 
 
 def _add_prompts(server: MCPServer[App]) -> None:

@@ -67,7 +67,11 @@ class Pipeline:
         work.progress.stage = "backfilling"
         work.progress.total = work.source_collection.points
         self._count()
-        await handed_out(self._draw, self._work_ranges, ahead=RANGES_AHEAD, workers=work.pace.concurrency or DEFAULT_CONCURRENCY)
+        work.throughput.begin("backfilling", work.progress.read)
+        try:
+            await handed_out(self._draw, self._work_ranges, ahead=RANGES_AHEAD, workers=work.pace.concurrency or DEFAULT_CONCURRENCY)
+        finally:
+            work.throughput.end()
 
     async def _draw(self, send: MemoryObjectSendStream[Range]) -> None:
         """Hand out the ranges that are recorded and not done, then draw on where the recorded ones end."""
@@ -115,6 +119,7 @@ class Pipeline:
             current = unsaved = made.model_copy(update={"cursor": cursor, "is_done": is_last, "is_started": True})
             self._ranges[current.number] = current
             self._count()
+            self._work.throughput.note(self._work.progress.read)
             if is_last or self._work.pace.points_per_second is not None:
                 # Before the waiting: a driver that ends while it waits leaves nothing to be read again.
                 await self._save(current)
