@@ -105,7 +105,7 @@ def throughput(name: str, title: str, stretches: Sequence[Stretch]) -> Markup:
     x, y = _scale(0.0, total, left, RIGHT), _scale(0.0, heights[-1], bottom, top)
     unit, word = (1.0, "seconds") if total < 180 else (60.0, "minutes") if total < 10_800 else (3600.0, "hours")
     parts = _ticks_below(
-        [t * unit for t in ticks(0.0, total / unit, 4) if t * unit <= total], x, bottom, lambda t: f"{t / unit:g}", top=bottom
+        [t * unit for t in ticks(0.0, total / unit, 5) if t * unit <= total], x, bottom, lambda t: f"{t / unit:g}", top=bottom
     )
     for height in heights:
         parts.append(element("line", {"class": "grid", "x1": left, "x2": RIGHT, "y1": y(height), "y2": y(height)}))

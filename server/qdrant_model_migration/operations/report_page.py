@@ -92,7 +92,7 @@ def _at_a_glance(facts: Facts) -> Markup:
             "not compared" if found is None else found.verdict or "no verdict",
             _VERDICT_SIDE.get((found and found.verdict) or "", ""),
         ),
-        ("accounted points", f"{len(facts.failed):,}", ""),
+        ("accounted points", f"{len(facts.failed) if verification is None else verification.accounted:,}", ""),
         ("conflicts", f"{len(conflicts_of(migration)):,}", ""),
     ]
     return element(
@@ -166,7 +166,7 @@ def _overlap(found: Comparison) -> list[Markup]:
     if not sum(counts):
         why = "neither model found anything" if counts else "this comparison was recorded without it; compare_models records it anew"
         return _paragraphs([f"How much the results of each query overlap is not shown: {why}."])
-    mean = "" if found.overlap_at_k is None else f", {found.overlap_at_k:.0%} on the mean"
+    mean = "" if found.overlap_at_k is None else f", {100 * found.overlap_at_k:.0f} % on the mean"
     rows = [(charts.share(place, counts), f"{count:,}") for place, count in enumerate(counts)]
     axis = f"share of the first {found.k} results in common, %"
     return [
@@ -191,7 +191,7 @@ def _query(found: Comparison, one: ChangedQuery) -> Markup:
         "section",
         {"class": "query"},
         element("h3", {}, one.query),
-        element("p", {"class": "quiet"}, f"{change}{one.overlap:.0%} of the results in common"),
+        element("p", {"class": "quiet"}, f"{change}{100 * one.overlap:.0f} % of the results in common"),
         element(
             "div",
             {"class": "sides"},

@@ -18,11 +18,12 @@ ul { margin: 0.4rem 0; padding-left: 1.2rem; max-width: 60rem; }
 .facts div { background: var(--card); border: 1px solid var(--line); border-radius: 0.5rem; padding: 0.55rem 0.75rem; }
 .facts dd { margin: 0; font-size: 1.15rem; font-weight: 600; font-variant-numeric: tabular-nums; }
 .facts dd.up { color: var(--up); } .facts dd.down { color: var(--down); }
-.pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 20rem), 1fr)); gap: 1rem 2rem; align-items: start; }
+.pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 20rem), 1fr)); gap: 0.8rem 2rem; align-items: start; margin: 1rem 0 1.8rem; }
 figure { margin: 0; } figcaption { font-weight: 600; margin-bottom: 0.3rem; }
 svg { display: block; width: 100%; max-width: 30rem; height: auto; }
 svg text { font: 12px system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", sans-serif; fill: var(--ink); }
 svg .tick, svg .caption { font-size: 11px; fill: var(--quiet); }
+svg .label, svg .effect .number { paint-order: stroke; stroke: var(--ground); stroke-width: 4px; stroke-linejoin: round; }
 svg .number { font-variant-numeric: tabular-nums; font-weight: 600; }
 svg .axis, svg .zero { stroke: var(--quiet); } svg .zero { stroke-width: 1.5; } svg .grid { stroke: var(--line); }
 svg .margin { fill: var(--band); }
@@ -32,13 +33,14 @@ svg .down line, svg .down circle { stroke: var(--down); } svg .down circle { fil
 svg .bar { fill: var(--accent); }
 svg .area { fill: var(--accent); fill-opacity: 0.25; stroke: var(--accent); stroke-width: 1.5; }
 svg .mean { stroke: var(--ink); stroke-dasharray: 6 4; } svg .break { stroke: var(--down); stroke-dasharray: 2 3; }
-.scroll { overflow: auto; max-height: 22rem; border: 1px solid var(--line); border-radius: 0.5rem; }
+.scroll { overflow: auto; max-height: 30rem; border: 1px solid var(--line); border-radius: 0.5rem; }
 .scroll:focus-visible { outline: 3px solid var(--accent); outline-offset: 2px; }
 table { border-collapse: collapse; width: 100%; font-size: 0.9rem; }
 caption { text-align: left; padding: 0.4rem 0.6rem; }
-th, td { padding: 0.35rem 0.6rem; text-align: left; vertical-align: top; border-top: 1px solid var(--line); }
+th, td { padding: 0.35rem 0.6rem; text-align: left; vertical-align: top; border-top: 1px solid var(--line); overflow-wrap: break-word; }
 th { font-weight: 600; } thead th { border-top: 0; background: var(--card); position: sticky; top: 0; }
 td.n, th.n { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; }
+.pair th, .pair td { padding: 0.35rem 0.4rem; font-size: 0.85rem; }
 td.t { white-space: nowrap; }
 .sides { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 18rem), 1fr)); gap: 0.3rem 1.5rem; }
 .query { background: var(--card); border: 1px solid var(--line); border-radius: 0.5rem; padding: 0.6rem 0.8rem; margin: 0.7rem 0; break-inside: avoid; }
