@@ -6,8 +6,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
+from mcp.server.apps import APP_MIME_TYPE, Apps
 from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.mcpserver.exceptions import ResourceError
+from mcp.server.mcpserver.resources import FunctionResource
 
 from qdrant_model_migration import __version__
 from qdrant_model_migration.domain.untrusted import visible
@@ -16,7 +18,7 @@ from qdrant_model_migration.operations.context import OperationContext
 from qdrant_model_migration.operations.requests import LocalOperations
 from qdrant_model_migration.redaction import known_secrets, redacted
 from qdrant_model_migration.settings import Settings
-from qdrant_model_migration.tools import TOOLS
+from qdrant_model_migration.tools import TOOLS, dashboard
 from qdrant_model_migration.tools.server import ToolServer
 from qdrant_model_migration.tools.support import App, answering, app_of, told
 from qdrant_model_migration.worker.detach import Drivers
@@ -61,15 +63,43 @@ def build_server(settings: Settings) -> MCPServer[App]:
             yield App(context=context, drivers=drivers, local=LocalOperations())
 
     server = ToolServer(
-        NAME, title="Qdrant model migration", instructions=INSTRUCTIONS, version=__version__, lifespan=lifespan, log_level="WARNING"
+        NAME,
+        title="Qdrant model migration",
+        instructions=INSTRUCTIONS,
+        version=__version__,
+        lifespan=lifespan,
+        log_level="WARNING",
+        extensions=[_apps()],
     )
     offered = [spec for spec in TOOLS if not (spec.is_writing and settings.is_read_only)]
     names = frozenset(spec.name for spec in offered)
     for spec in offered:
-        server.add_tool(answering(spec.fn, names), title=spec.title, description=spec.description, annotations=spec.annotations)
+        server.add_tool(
+            answering(spec.fn, names),
+            title=spec.title,
+            description=spec.description,
+            annotations=spec.annotations,
+            meta=dashboard.META if spec.is_shown else None,
+        )
     _add_resources(server)
     _add_prompts(server)
     return server
+
+
+def _apps() -> Apps:
+    """The dashboard, which hosts that render MCP Apps show; it is read from its files when one asks for it."""
+    apps = Apps()
+    apps.add_resource(
+        FunctionResource.from_function(
+            dashboard.page,
+            uri=dashboard.URI,
+            name="dashboard",
+            title="A comparison and a migration, to look at",
+            mime_type=APP_MIME_TYPE,
+            meta={"ui": {"prefersBorder": True}},
+        )
+    )
+    return apps
 
 
 def _add_resources(server: MCPServer[App]) -> None:
