@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import anyio
-from mcp.types import TextResourceContents
+from mcp.types import CallToolResult, TextResourceContents
 
 from tests.browser import Page, browsing
-from tests.mcp.hosts import Host
+from tests.mcp.hosts import Host, own_failure
 
 PROTOCOL = "2026-01-26"
 MIME_TYPE = "text/html;profile=mcp-app"
@@ -70,12 +70,19 @@ class AppHost:
 
     async def show(self, tool: str, **arguments: Any) -> Json:
         """A call of the model, whose answer the app is shown; the structured answer."""
+        answer = await self._shown(tool, arguments)
+        assert not answer.is_error
+        return dict(answer.structured_content or {})
+
+    async def refused(self, tool: str, **arguments: Any) -> None:
+        """A call of the model that is refused; the app is shown that."""
+        assert (await self._shown(tool, arguments)).is_error
+
+    async def _shown(self, tool: str, arguments: Json) -> CallToolResult:
         answer = await self.host.client.call_tool(tool, arguments)
         await self._notify("ui/notifications/tool-input", {"arguments": arguments})
         await self._notify("ui/notifications/tool-result", _wire(answer))
-        content = answer.structured_content
-        assert content is not None
-        return dict(content)
+        return answer
 
     async def until(self, expression: str, *, within_s: float = 30.0) -> None:
         """Wait until an expression holds in the app."""
@@ -128,7 +135,7 @@ class AppHost:
         await self.page.evaluate(f"deliver({json.dumps({'jsonrpc': '2.0', **message})})")
 
 
-def _wire(answer: Any) -> Json:
+def _wire(answer: CallToolResult) -> Json:
     """A tool's answer as it came over the wire, for the app."""
     found: Json = answer.model_dump(mode="json", by_alias=True, exclude_unset=True)
     return found
@@ -142,13 +149,14 @@ async def app_shown(host: Host, folder: Path, *, width: int = 800, is_dark: bool
     (content,) = (await host.client.read_resource(tool.meta["ui"]["resourceUri"])).contents
     assert isinstance(content, TextResourceContents)
     assert content.mime_type == MIME_TYPE
-    async with browsing(folder) as browser:
-        page = await Page.opened(browser, HOST_PAGE, width=width, is_dark=is_dark)
-        shown = AppHost(host, page, "dark" if is_dark else "light")
-        async with anyio.create_task_group() as group:
-            group.start_soon(shown.run)
-            with shown.closing():
-                await shown.load(content.text)
-                yield shown
-            group.cancel_scope.cancel()
+    with own_failure() as noted:
+        async with browsing(folder) as browser:
+            page = await Page.opened(browser, HOST_PAGE, width=width, is_dark=is_dark)
+            shown = AppHost(host, page, "dark" if is_dark else "light")
+            async with anyio.create_task_group() as group:
+                group.start_soon(shown.run)
+                with shown.closing(), noted():
+                    await shown.load(content.text)
+                    yield shown
+                group.cancel_scope.cancel()
     assert page.faults == []

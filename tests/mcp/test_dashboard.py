@@ -191,6 +191,34 @@ async def test_a_comparison_is_shown_side_by_side_and_texts_stay_texts(
         assert {tool for tool, _ in shown.asked} == {"migration_status"}
 
 
+@needs_browser
+async def test_candidates_on_a_sample_a_refusal_and_no_migration_are_shown_too(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend = Backend(name="embedded", environment={"QDRANT_PATH": str(tmp_path / "qdrant")}, version=None)
+    async with opened(backend, monkeypatch) as context:
+        await seed(context, name)
+    async with hosted(backend.environment) as host, app_shown(host, tmp_path / "browser") as shown:
+        nothing = await shown.show("migration_status")
+        await shown.until("document.getElementById('waiting').textContent.includes('No migration is open')")
+        assert await shown.text("#waiting") == nothing["summary"]
+        await shown.refused("compare_models", collection=name, models=[OLD])
+        await shown.until("document.getElementById('waiting').textContent.includes('2 to 6')")
+        models = [OLD, NEW, "builtin:hashing-32"]
+        found = await shown.show("compare_models", collection=name, models=models, text_field="text")
+        while found["state"] == "running":
+            found = await shown.show("compare_models", **found["next_step"]["arguments"])
+        await shown.until("document.querySelectorAll('#differences g').length === 6")
+        assert await shown.page.inside("document.getElementById('waiting').hidden")
+        sides = await shown.page.inside("[...document.querySelectorAll('#sides strong')].map((part) => part.textContent)")
+        assert sides == models
+        drawn = await shown.page.inside("[...document.querySelectorAll('#differences g')].map((part) => part.textContent)")
+        differing = [m for m in found["metrics"] if m["difference"] is not None]
+        assert drawn == [f"{m['metric']} {m['model']}"[:28] + f"{m['difference']:+.3f}" for m in differing]
+        assert await shown.page.inside("document.getElementById('migration').hidden")
+        assert shown.asked == []
+
+
 def _luminance(colour: str) -> float:
     red, green, blue = (int(part) for part in re.findall(r"\d+", colour)[:3])
     return 0.2126 * red + 0.7152 * green + 0.0722 * blue

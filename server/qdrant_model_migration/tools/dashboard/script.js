@@ -208,7 +208,7 @@ const isMoving = () => status != null && (status.phase === "backfilling" || stat
 
 /* Whatever was asked before something that is shown already is older than that. */
 function showStatus(found, number) {
-  if (number < shownNumber || found.migration_id === "") return;
+  if (number < shownNumber) return;
   shownNumber = number;
   status = found;
   const { progress, worker } = found;
@@ -295,9 +295,10 @@ function end() {
 
 function take(answer) {
   const found = answer.structuredContent;
-  at("waiting").hidden = found !== undefined && !answer.isError;
-  if (answer.isError || !found) {
-    at("waiting").textContent = (answer.content ?? []).map((part) => part.text ?? "").join("\n");
+  const isShown = found != null && !answer.isError && found.migration_id !== "";
+  at("waiting").hidden = isShown;
+  if (!isShown) {
+    at("waiting").textContent = found?.summary ?? (answer.content ?? []).map((part) => part.text ?? "").join("\n");
     return;
   }
   if (found.progress && found.worker) {
