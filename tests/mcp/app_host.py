@@ -36,8 +36,8 @@ class AppHost:
         self.page = page
         self.asked: list[tuple[str, Json]] = []
         """Tools that the app called, with their arguments."""
-        self.others: list[str] = []
-        """Methods of all its other messages."""
+        self.others: list[tuple[str, Json]] = []
+        """All its other messages: methods and parameters."""
         self.denied: dict[str, str] = {}
         """Tools that the person does not let the app call, and what the host says then."""
         self.held: dict[str, anyio.Event] = {}
@@ -113,7 +113,7 @@ class AppHost:
                 await held.wait()
             await self._deliver({"id": number, "result": _wire(answer)})
             return
-        self.others.append(str(method))
+        self.others.append((str(method), message.get("params", {})))
         if method == "ui/initialize":
             assert message["params"]["protocolVersion"] == PROTOCOL
             result = {
@@ -125,6 +125,8 @@ class AppHost:
             await self._deliver({"id": number, "result": result})
         elif method == "ui/notifications/initialized":
             self.ready.set()
+        elif method == "ui/update-model-context":
+            await self._deliver({"id": number, "result": {}})
         elif method == "ui/notifications/size-changed":
             await self.page.evaluate(f"view.style.height = '{int(message['params']['height'])}px'; undefined")
 

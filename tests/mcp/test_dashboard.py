@@ -137,11 +137,20 @@ async def test_a_migration_is_followed_paused_and_resumed_by_keyboard(tmp_path: 
         await shown.until("document.getElementById('toggle').textContent === 'Pause' && !document.getElementById('toggle').disabled")
         assert await shown.text("#problem") == ""
         assert (await host.call("migration_status", migration_id=me))["is_paused"] is False
+        # The model learns what was done without it, and nothing of what was refused.
+        await until(lambda: len(_told(shown)) == 2)
+        assert ["pause migration" in told and me in told for told in _told(shown)] == [True, False]
+        assert "resume migration" in _told(shown)[1]
         await host.call("control_backfill", migration_id=me, action="set_pace", points_per_second=0)
         await shown.until("document.getElementById('figures').innerText.includes('backfilled')", within_s=90)
         assert await shown.page.inside("document.getElementById('bar').value") == 1
         assert await shown.page.inside("document.getElementById('toggle').hidden")
         assert {name for name, _ in shown.asked} == {"migration_status", "control_backfill"}
+
+
+def _told(shown: AppHost) -> list[str]:
+    """What the app told the model."""
+    return [given["content"][0]["text"] for method, given in shown.others if method == "ui/update-model-context"]
 
 
 @needs_browser

@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from qdrant_model_migration.operations.report_files import write_report
 from tests.conftest import Backend
 from tests.mcp.hosts import Host, hosted
 from tests.mcp.test_cli import cli
 from tests.pages import Node, read_page, rows_of
 from tests.qdrant.seeds import NEW, OLD, opened, seed, text
+from tests.qdrant.works import work_on
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -87,6 +89,21 @@ async def test_a_field_that_is_filled_in_place_has_its_chart_too(tmp_path: Path,
         page = await _page(host, made["migration_id"])
     assert [chart.one("title").text for chart in page.all("svg")] == ["Throughput: filling the new field"]
     assert [row[2] for row in rows_of(page.one("div", "pair").one("table"))] == ["40"]
+
+
+async def test_a_key_is_hidden_as_it_is_and_as_html_writes_it(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an error of a provider repeats becomes an event, and the page escapes it."""
+    key = "sk-a&b<c>'d\"-0123456789"
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    backend = Backend(name="embedded", environment={"QDRANT_PATH": str(tmp_path / "qdrant")}, version=None)
+    async with opened(backend, monkeypatch) as context:
+        await seed(context, name)
+        work = await work_on(context, name)
+        await work.record("stopped", f"the provider said: {key}!")
+        written = await write_report(work.ledger, work.migration, tmp_path)
+    markdown, page = (path.read_text(encoding="utf-8") for path in written)
+    assert "the provider said: ***!" in markdown
+    assert "the provider said: ***!" in read_page(page).text
 
 
 async def test_files_are_replaced_as_a_whole_and_only_in_a_folder_that_is_there(

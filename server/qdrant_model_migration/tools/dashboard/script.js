@@ -247,9 +247,11 @@ async function ask(tool, given, words) {
   at("said").textContent = `${words} …`;
   showControls();
   const number = ++askedNumber;
+  let isDone = false;
   try {
     showStatus(await call(tool, { migration_id: status.migration_id, ...given }), number);
     at("said").textContent = `${words}: done.`;
+    isDone = true;
   } catch (error) {
     at("said").textContent = "";
     at("problem").textContent = error.message;
@@ -258,11 +260,16 @@ async function ask(tool, given, words) {
   showControls();
   if (pressed instanceof HTMLButtonElement) (pressed.hidden ? at("again") : pressed).focus();
   next();
+  return isDone;
 }
 
-at("toggle").addEventListener("click", () => {
+at("toggle").addEventListener("click", async () => {
   const action = status.is_paused ? "resume" : "pause";
-  ask("control_backfill", { action }, action === "pause" ? "Pausing" : "Resuming");
+  const isDone = await ask("control_backfill", { action }, action === "pause" ? "Pausing" : "Resuming");
+  if (!isDone) return;
+  // The model was not asked: without this it would go on believing what it was told last. Hosts that cannot say no, which changes nothing.
+  const text = `In the dashboard the person chose to ${action} migration ${status.migration_id}: it is ${status.phase}, ${status.is_paused ? "paused" : "not paused"}.`;
+  request("ui/update-model-context", { content: [{ type: "text", text }] }).catch(() => {});
 });
 at("again").addEventListener("click", () => ask("migration_status", {}, "Looking"));
 
