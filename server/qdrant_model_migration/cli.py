@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -120,6 +121,12 @@ def worker(
     stand_by: Annotated[
         bool, typer.Option("--stand-by", help="only take over should the driver die while writers wait, and leave when they no longer do")
     ] = False,
+    ray: Annotated[
+        str | None, typer.Option(help="work the ranges by actors of this Ray cluster: 'auto' on one of its nodes, or ray://HOST:10001")
+    ] = None,
+    actors: Annotated[int | None, typer.Option(help="of the Ray cluster; as many as it has room for when left out", min=1)] = None,
+    actor_cpus: Annotated[float | None, typer.Option(help="cores of each actor", min=0)] = None,
+    actor_gpus: Annotated[float | None, typer.Option(help="GPUs of each actor; a share such as 0.5 is possible", min=0)] = None,
 ) -> None:
     """Drive one migration: backfill, catch up, carry out what is recorded. By hand, by cron or as a Kubernetes Job."""
     import anyio
@@ -127,8 +134,11 @@ def worker(
     from qdrant_model_migration.redaction import log_to_stderr
 
     log_to_stderr()
+    # As the settings of the same names, so that the one who stands by for this worker has them as well.
+    given = {"RAY_ADDRESS": ray, "RAY_ACTORS": actors, "RAY_ACTOR_CPUS": actor_cpus, "RAY_ACTOR_GPUS": actor_gpus}
+    os.environ.update({f"QDRANT_MIGRATION_{name}": str(value) for name, value in given.items() if value is not None})
     try:
-        anyio.run(_work, migration_id, connection, log, idle_exit, stand_by)
+        anyio.run(_work, migration_id, connection, log, idle_exit, stand_by, ray is not None)
     except LeaseLost as error:
         logging.getLogger(__name__).info("%s", error)
     except MigrationError as error:
@@ -136,7 +146,7 @@ def worker(
         raise typer.Exit(1) from None
 
 
-async def _work(migration_id: str, connection: str | None, log: str | None, idle_exit: float, stand_by: bool) -> None:
+async def _work(migration_id: str, connection: str | None, log: str | None, idle_exit: float, stand_by: bool, by_ray: bool) -> None:
     with _uncollected():
         import anyio
 
@@ -161,6 +171,9 @@ async def _work(migration_id: str, connection: str | None, log: str | None, idle
             if connection is None:
                 ledger, _ = await find_migration(context, migration_id)
                 connection = ledger.gateway.connection.name
+            if by_ray:
+                found = await context.ledger(connection)
+                await found.save_pace(migration_id, (await found.pace(migration_id)).model_copy(update={"executor": "ray"}))
             driver = Driver(
                 context,
                 migration_id,

@@ -15,7 +15,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from qdrant_model_migration.errors import SettingsError
 from qdrant_model_migration.redaction import LEAST_SECRET_CHARS
-from qdrant_model_migration.settings import DEFAULT_LEDGER, Connection, ModelSettings, Settings
+from qdrant_model_migration.settings import DEFAULT_LEDGER, Connection, ModelSettings, RaySettings, Settings
 
 HOME = Path("~/.qdrant-model-migration")
 
@@ -40,6 +40,10 @@ class _Environment(BaseSettings):
     qdrant_migration_lease_seconds: float = Field(default=30.0, ge=2, le=600)
     qdrant_migration_log_directory: Path | None = None
     qdrant_migration_embedding_threads: int | None = Field(default=None, ge=1, le=1024)
+    qdrant_migration_ray_address: str | None = None
+    qdrant_migration_ray_actors: int | None = Field(default=None, ge=1, le=10_000)
+    qdrant_migration_ray_actor_cpus: float = Field(default=1.0, ge=0, le=1024)
+    qdrant_migration_ray_actor_gpus: float = Field(default=0.0, ge=0, le=64)
 
 
 _VARIABLE = re.compile(r"^[A-Za-z_][A-Za-z0-9_]*$")
@@ -88,6 +92,12 @@ def read_settings() -> Settings:
         allowed_directories=_directories(env.qdrant_migration_allowed_directories),
         http_token=env.qdrant_migration_http_token,
         lease_s=env.qdrant_migration_lease_seconds,
+        ray=RaySettings(
+            address=env.qdrant_migration_ray_address,
+            actors=env.qdrant_migration_ray_actors,
+            actor_cpus=env.qdrant_migration_ray_actor_cpus,
+            actor_gpus=env.qdrant_migration_ray_actor_gpus,
+        ),
         log_directory=(env.qdrant_migration_log_directory or home / "logs").expanduser().resolve(),
         is_default_location=is_default_location,
     )

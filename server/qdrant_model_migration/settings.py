@@ -7,12 +7,13 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
+from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
-from qdrant_model_migration.errors import NotFound, Refused
+from qdrant_model_migration.errors import NotFound, Refused, Unsupported
 
 DEFAULT_LEDGER = "_model_migrations"
 _OF_THE_SYSTEM = (Path("/proc"), Path("/sys"), Path("/dev"))
@@ -66,6 +67,18 @@ class ModelSettings(BaseModel):
     """Of BM25 in the server: word, whitespace, prefix or multilingual. FastEmbed's own is always 'word'."""
 
 
+class RaySettings(BaseModel):
+    """The Ray cluster on which executor='ray' works, and what each of its actors gets."""
+
+    model_config = ConfigDict(frozen=True)
+
+    address: str | None = None
+    actors: int | None = Field(default=None, ge=1)
+    """As many as the cluster has room for when left out."""
+    actor_cpus: float = Field(default=1.0, ge=0)
+    actor_gpus: float = Field(default=0.0, ge=0)
+
+
 class Settings(BaseModel):
     """Validated settings. Secrets print as asterisks."""
 
@@ -79,6 +92,7 @@ class Settings(BaseModel):
     allowed_directories: tuple[Path, ...] = ()
     http_token: SecretStr | None = None
     lease_s: float = 30.0
+    ray: RaySettings = RaySettings()
     log_directory: Path
     is_default_location: bool = False
     """Neither QDRANT_URL nor QDRANT_PATH was set."""
@@ -166,4 +180,19 @@ class Settings(BaseModel):
         raise Refused(
             f"File {name!r} was not read: it is not a file inside an allowed directory. "
             f"Allowed by QDRANT_MIGRATION_ALLOWED_DIRECTORIES: {', '.join(str(p) for p in self.allowed_directories)}."
+        )
+
+
+def check_ray(settings: RaySettings) -> None:
+    """Whether ranges can be worked by Ray from here.
+
+    Raises:
+        Unsupported: Ray is not installed.
+        Refused: no cluster is named.
+    """
+    if find_spec("ray") is None:
+        raise Unsupported("Ray is not installed here. Install qdrant-model-migration[ray], or use executor='local'.")
+    if settings.address is None:
+        raise Refused(
+            "No Ray cluster is named: set QDRANT_MIGRATION_RAY_ADDRESS ('auto' on a node of the cluster, or ray://HOST:10001), or use executor='local'."
         )

@@ -6,6 +6,7 @@ import random
 import uuid
 from typing import Any
 
+import numpy as np
 import pytest
 
 from qdrant_model_migration.domain.points import Payload, Point, PointId, order_key, payload_digest
@@ -164,7 +165,7 @@ async def test_vectors_of_every_kind_are_read_and_written_back(
     }
     async with opened(any_qdrant, monkeypatch, QDRANT_PREFER_GRPC=prefer_grpc) as context:
         gateway = await context.gateway()
-        for collection in (name, f"{name}-copy"):
+        for collection in (name, f"{name}-copy", f"{name}-packed"):
             await gateway.create_collection(collection, create)
         await gateway.points.write(
             name, [Point(id=1, payload={}, vectors=vectors), Point(id=2, payload={}, vectors={"cosine": [1.0, 0.0, 0.0]})]
@@ -173,9 +174,17 @@ async def test_vectors_of_every_kind_are_read_and_written_back(
         points, _ = await gateway.points.scroll(name, offset=None, limit=10, vectors=fields)
         await gateway.points.insert(f"{name}-copy", points)
         copied, _ = await gateway.points.scroll(f"{name}-copy", offset=None, limit=10, vectors=fields)
+        packed, _ = await gateway.points.scroll(name, offset=None, limit=10, vectors=fields, packed=True)
+        await gateway.points.insert(f"{name}-packed", packed)
+        again, _ = await gateway.points.scroll(f"{name}-packed", offset=None, limit=10, vectors=fields)
         named = await gateway.points.retrieve(name, [1, 99], vectors=["many"])
     assert [set(p.vectors) for p in points] == [set(fields), {"cosine"}, set()]
     assert [p.vectors for p in copied] == [p.vectors for p in points]
+    assert [p.vectors for p in again] == [p.vectors for p in points]
+    assert {field for field, vector in packed[0].vectors.items() if isinstance(vector, np.ndarray)} == {"", "cosine", "half"}
+    for field in ("", "cosine", "half"):
+        assert packed[0].vectors[field].dtype == np.float32
+        assert packed[0].vectors[field].tolist() == np.array(points[0].vectors[field], dtype=np.float32).tolist()
     assert set(named) == {1}
     assert set(named[1].vectors) == {"many"}
     sparse = copied[0].vectors["sparse"]

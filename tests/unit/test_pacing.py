@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
-from qdrant_model_migration.domain.pacing import Budget, eta_seconds
+from qdrant_model_migration.domain.pacing import LEAST_RATE, LOOKS_BEFORE_RAISE, RAISE, Budget, Ceiling, eta_seconds
 
 
 class Clock:
@@ -83,3 +85,36 @@ def test_the_rate_is_kept_over_many_windows_of_two_ranges() -> None:
 )
 def test_time_left(total: int, done: int, rate: float | None, seconds: int | None) -> None:
     assert eta_seconds(total, done, rate) == seconds
+
+
+def test_a_ceiling_halves_the_rate_at_once_and_raises_it_after_some_good_searches() -> None:
+    ceiling = Ceiling()
+    before = ceiling.points_per_second
+    ceiling.note(30.0, 20.0)
+    assert ceiling.points_per_second == before / 2
+    for _ in range(LOOKS_BEFORE_RAISE - 1):
+        ceiling.note(10.0, 20.0)
+    assert ceiling.points_per_second == before / 2
+    ceiling.note(10.0, 20.0)
+    assert ceiling.points_per_second == before / 2 * RAISE
+
+
+def test_a_search_near_the_ceiling_neither_raises_nor_cuts_and_a_bad_one_begins_the_count_anew() -> None:
+    ceiling = Ceiling()
+    before = ceiling.points_per_second
+    for _ in range(50):
+        ceiling.note(19.0, 20.0)
+    assert ceiling.points_per_second == before
+    for _ in range(LOOKS_BEFORE_RAISE - 1):
+        ceiling.note(1.0, 20.0)
+    ceiling.note(math.inf, 20.0)
+    cut = ceiling.points_per_second
+    ceiling.note(1.0, 20.0)
+    assert ceiling.points_per_second == cut < before
+
+
+def test_a_ceiling_never_stops_a_backfill_for_good() -> None:
+    ceiling = Ceiling()
+    for _ in range(1000):
+        ceiling.note(math.inf, 20.0)
+    assert ceiling.points_per_second == LEAST_RATE

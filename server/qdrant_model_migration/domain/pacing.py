@@ -30,6 +30,37 @@ class Budget:
         return max(0.0, self._debt / points_per_second)
 
 
+class Ceiling:
+    """Which rate keeps the searches of a server under a latency? Begun slowly, raised while they are, cut as soon as one is not."""
+
+    def __init__(self) -> None:
+        self.points_per_second: float = FIRST_RATE
+        """What is allowed now."""
+        self.latency_ms: float | None = None
+        """Of the last search that was looked at."""
+        self._good = 0
+
+    def note(self, latency_ms: float, ceiling_ms: float) -> None:
+        """Take the latency of one search; infinite where it failed."""
+        self.latency_ms = latency_ms
+        if latency_ms > ceiling_ms:
+            self.points_per_second = max(LEAST_RATE, self.points_per_second * CUT)
+            self._good = 0
+        elif latency_ms <= ROOM * ceiling_ms:
+            self._good += 1
+            if self._good >= LOOKS_BEFORE_RAISE:
+                self.points_per_second = min(MOST_RATE, self.points_per_second * RAISE)
+                self._good = 0
+
+
+FIRST_RATE, LEAST_RATE, MOST_RATE = 100.0, 1.0, 1e6
+"""Points a second."""
+CUT, RAISE = 0.5, 1.25
+ROOM = 0.8
+"""Share of the ceiling below which there is room for more."""
+LOOKS_BEFORE_RAISE = 4
+
+
 LEAST_WINDOW = 128
 """Points. Sorting the texts by length gains nothing more beyond that (measured with FastEmbed)."""
 MOST_WINDOW = 1024

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from qdrant_model_migration.errors import Refused
 
 PointId = int | str
@@ -59,18 +61,19 @@ def payload_digest(payload: Payload | None) -> bytes:
 
 def vector_problem(vector: object, size: int | None) -> str | None:
     """Why a dense vector read back cannot be right, or None."""
-    if not isinstance(vector, list | tuple) or not vector:
+    if not isinstance(vector, list | tuple | np.ndarray) or not len(vector):
         return "no vector"
     if size is not None and len(vector) != size:
         return f"{len(vector)} dimensions instead of {size}"
     try:
-        # Of single-precision numbers no sum overflows: it is finite where all of them are, and adding is much faster than asking each.
-        is_finite = math.isfinite(sum(vector))
-    except TypeError:
-        is_finite = False
-    if not is_finite:
+        numbers = np.asarray(vector, dtype=np.float64)
+        # Of single-precision numbers no sum of squares overflows in double precision: it is finite where all of them are.
+        squares = float(np.vdot(numbers, numbers)) if numbers.ndim == 1 else math.nan
+    except (TypeError, ValueError):
         return "a value that is not finite"
-    if not any(vector):
+    if not math.isfinite(squares):
+        return "a value that is not finite"
+    if squares == 0:
         return "a zero vector"
     return None
 
@@ -86,7 +89,10 @@ class ServerText:
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
-    """A point as read: id, payload and the vectors that were asked for, by field name ("" is the unnamed one)."""
+    """A point as read: id, payload and the vectors that were asked for, by field name ("" is the unnamed one).
+
+    A dense vector is a list of numbers or an array of single precision, a multivector a list of lists, a sparse one a mapping.
+    """
 
     id: PointId
     payload: Payload

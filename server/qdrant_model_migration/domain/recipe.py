@@ -66,6 +66,8 @@ class Filled(BaseModel):
     points: int
     with_vector: int
     without_text: int = 0
+    tokens: int = 0
+    """Embedded for it so far, by every driver, as far as they came to record it."""
     at: str
     has_converged: bool = False
     """The last pass found nothing more to fill."""

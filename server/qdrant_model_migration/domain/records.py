@@ -20,6 +20,7 @@ class Pace(BaseModel):
     max_source_latency_ms: float | None = None
     max_failed_points: int = 100
     max_cost_usd: float | None = None
+    executor: Literal["local", "ray"] = "local"
 
 
 OperationKind = Literal["fit", "verify", "repair", "compare", "swap", "finish"]

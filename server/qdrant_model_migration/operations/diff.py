@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from functools import partial
+from itertools import count
 
 import anyio
+import anyio.lowlevel
 
 from qdrant_model_migration.domain.collection import fields_of
 from qdrant_model_migration.domain.points import Point, PointId, order_key
@@ -14,6 +17,8 @@ from qdrant_model_migration.operations.in_parallel import both
 from qdrant_model_migration.operations.work import Work
 from qdrant_model_migration.qdrant.gateway import Gateway
 
+POINTS_A_TURN = 64
+"""Compared before anything else that waits has its turn."""
 EMBEDDED_TOLERANCE = 1e-6
 """Of normalised single-precision numbers: what one side keeps as it was sent, the other normalises once more."""
 
@@ -43,20 +48,22 @@ async def differences(work: Work, expected: Expectation, tally: Tally) -> AsyncI
     left = _Side(work, work.source, work.migration.source.collection, work.read_fields, derives=expected.checks_made)
     right = _Side(work, work.target, work.migration.target.collection, _target_fields(expected))
     while True:
-        await both(left.fill, right.fill)
-        if left.next is None and right.next is None:
+        found: list[Difference] = []
+        await both(partial(both, left.read_ahead, right.read_ahead), partial(_merge, left, right, expected, tally, found))
+        left.turn()
+        right.turn()
+        for difference in found:
+            yield difference
+        if left.is_through and right.is_through:
             return
-        # Without a pause while both have points: what is looked at one by one takes more than what is read.
-        for found in _merged(left, right, expected, tally):
-            yield found
 
 
-def _merged(left: _Side, right: _Side, expected: Expectation, tally: Tally) -> Iterator[Difference]:
-    """The differences among what both sides hold, until one of them has to be filled again."""
-    while (left.next is not None or left.is_over) and (right.next is not None or right.is_over):
+async def _merge(left: _Side, right: _Side, expected: Expectation, tally: Tally, found: list[Difference]) -> None:
+    """Compare what both sides hold, until one of them has to turn its page; the next pages are read meanwhile."""
+    for step in count(1):
+        if not (left.is_ready and right.is_ready) or (left.next is None and right.next is None):
+            return
         a, b = left.next, right.next
-        if a is None and b is None:
-            return
         order = _order(a, b)
         source, target = (a if order <= 0 else None), (b if order >= 0 else None)
         if source is not None:
@@ -66,10 +73,13 @@ def _merged(left: _Side, right: _Side, expected: Expectation, tally: Tally) -> I
         if target is not None:
             tally.target_points += 1
             right.step()
-        found = judge(source, target, expected)
-        if found is not None:
-            tally.differences[found.kind] += 1
-            yield found
+        difference = judge(source, target, expected)
+        if difference is not None:
+            tally.differences[difference.kind] += 1
+            found.append(difference)
+        if step % POINTS_A_TURN == 0:
+            # The requests of the next pages, and whatever else runs here, have their turn.
+            await anyio.lowlevel.checkpoint()
 
 
 async def look_again(work: Work, expected: Expectation, ids: Iterable[PointId]) -> list[Difference]:
@@ -107,41 +117,60 @@ def _order(a: Point | None, b: Point | None) -> int:
     """-1: only `a` comes now; 1: only `b`; 0: both, of one id."""
     if a is None or b is None:
         return 1 if a is None else -1
+    if a.id == b.id:
+        return 0
     x, y = order_key(a.id), order_key(b.id)
     return (x > y) - (x < y)
 
 
 class _Side:
-    """One side of a comparison: points in id order, of which a page is held; with what the recipe makes of their vectors where `derives`."""
+    """One side of a comparison: points in id order, of which two pages are held at most; with what the recipe makes of their vectors where `derives`."""
 
     def __init__(self, work: Work, gateway: Gateway, collection: str, vectors: Sequence[str], *, derives: bool = False) -> None:
         self._work, self._gateway, self._collection, self._vectors, self._derives = work, gateway, collection, vectors, derives
         self._page: Iterator[Point] = iter(())
+        self._ahead: list[Point] | None = None
         self._offset: PointId | None = None
+        self._is_read = False
         self.next: Point | None = None
-        """The point to be looked at; None where `fill` has to be awaited, or all were."""
-        self.is_over = False
-        """There is nothing to fill with any more."""
+        """The point to be looked at; None where the page has to be turned, or all were."""
+
+    @property
+    def is_through(self) -> bool:
+        """Whether every point was looked at."""
+        return self.next is None and self._is_read and self._ahead is None
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it is known which point comes next, or that none does."""
+        return self.next is not None or self.is_through
 
     def step(self) -> None:
         self.next = next(self._page, None)
 
-    async def fill(self) -> None:
-        """Read the next page, where nothing is held any more."""
-        while self.next is None and not self.is_over:
-            points, self._offset = await self._gateway.points.scroll(
-                self._collection, offset=self._offset, limit=self._work.page, vectors=self._vectors
-            )
-            self.is_over = self._offset is None
-            self._page = iter(await self._work.derived(points) if self._derives else points)
+    def turn(self) -> None:
+        """Go on with the page that was read ahead, where nothing is left of the one before."""
+        if self.next is None and self._ahead is not None:
+            self._page, self._ahead = iter(self._ahead), None
             self.step()
+
+    async def read_ahead(self) -> None:
+        """Read the next page, unless one is held already or there is none."""
+        if self._ahead is not None or self._is_read:
+            return
+        points, self._offset = await self._gateway.points.scroll(
+            self._collection, offset=self._offset, limit=self._work.page, vectors=self._vectors, packed=True
+        )
+        self._is_read = self._offset is None
+        self._ahead = await self._work.derived(points) if self._derives else points
 
 
 async def scan(work: Work, gateway: Gateway, collection: str, vectors: Sequence[str]) -> AsyncIterator[Point]:
     """Every point in id order."""
     side = _Side(work, gateway, collection, vectors)
-    await side.fill()
-    while side.next is not None:
-        yield side.next
-        side.step()
-        await side.fill()
+    while not side.is_through:
+        await side.read_ahead()
+        side.turn()
+        while side.next is not None:
+            yield side.next
+            side.step()

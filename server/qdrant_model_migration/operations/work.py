@@ -12,7 +12,7 @@ from qdrant_model_migration.domain.collection import Collection
 from qdrant_model_migration.domain.migration import Migration
 from qdrant_model_migration.domain.model import unlike_planned
 from qdrant_model_migration.domain.own_operations import OwnOperations
-from qdrant_model_migration.domain.pacing import LEAST_WINDOW
+from qdrant_model_migration.domain.pacing import LEAST_WINDOW, Ceiling
 from qdrant_model_migration.domain.points import Point, PointId
 from qdrant_model_migration.domain.recipe import Recipe
 from qdrant_model_migration.domain.records import EventRecord, Pace
@@ -50,6 +50,8 @@ class Work:
     epoch: int = 0
     inserts_by_mode: bool = False
     pace: Pace = field(default_factory=Pace)
+    ceiling: Ceiling = field(default_factory=Ceiling)
+    """What the source's search latency allows, where one is asked for."""
     progress: Progress = field(default_factory=lambda: Progress(stage="starting"))
     written: dict[PointId, int] | None = None
     """Where a mapping is given: the number of the operation that wrote each point of the target."""
@@ -61,6 +63,12 @@ class Work:
     """When this driver made the app's writers wait, on its own clock."""
     is_source_away: bool = False
     """The other server did not answer when this was opened: the source is not described, and only what can do without it may be done."""
+
+    @property
+    def points_per_second(self) -> float | None:
+        """The rate that is kept: what is asked for, or less where the source's searches would suffer."""
+        rates = [self.pace.points_per_second, self.ceiling.points_per_second if self.pace.max_source_latency_ms is not None else None]
+        return min((rate for rate in rates if rate is not None), default=None)
 
     def note_written(self, point_ids: Iterable[PointId], operation: int | None, *, is_made: bool = True) -> None:
         """Remember the operation that wrote these points; as one of ours only where their vectors were made with it, not kept."""

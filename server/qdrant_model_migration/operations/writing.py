@@ -16,6 +16,7 @@ from qdrant_model_migration.embedders.retrying import embed_resilient
 from qdrant_model_migration.embedders.server_side import ServerSideEmbedder
 from qdrant_model_migration.errors import BatchTooLarge, Refused
 from qdrant_model_migration.operations.in_parallel import for_each_batch
+from qdrant_model_migration.operations.spending import tokens_by_size
 from qdrant_model_migration.operations.work import Work
 
 UPSERT_POINTS = 64
@@ -99,6 +100,8 @@ async def embed_texts(
     wanted = [texts[i] or "" for i in present]
     counts = await embedder.count_tokens(wanted) if wanted else []
     limit = embedder.spec.max_tokens
+    if counts is None and work.pace.max_cost_usd is not None:
+        made.tokens = sum(tokens_by_size(wanted))
     if counts is not None:
         made.tokens = sum(counts)
         long = [j for j, count in enumerate(counts) if limit is not None and count > limit]
@@ -117,8 +120,10 @@ async def embed_texts(
 
 
 def as_stored(row: Any) -> Any:
-    """A row of any kind of model as our points hold vectors: lists of numbers, or a mapping where it is sparse."""
-    return row.tolist() if isinstance(row, np.ndarray) else row
+    """A row of any kind of model as our points hold vectors: a dense one packed, a multivector as lists, a mapping where it is sparse."""
+    if not isinstance(row, np.ndarray):
+        return row
+    return row.astype(np.float32, copy=False) if row.ndim == 1 else row.tolist()
 
 
 async def insert_points(work: Work, points: Sequence[Point]) -> None:

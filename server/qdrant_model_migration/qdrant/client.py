@@ -13,6 +13,7 @@ import anyio
 import grpc
 import stamina
 from qdrant_client import AsyncQdrantClient
+from qdrant_client import grpc as grpc_messages
 from qdrant_client.common.client_exceptions import QdrantException, ResourceExhaustedResponse
 from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
 
@@ -53,6 +54,11 @@ class Caller:
         self.clock = SharedClock()
         self._turn = anyio.Lock()
         self._check: Callable[[], None] | None = None
+
+    @property
+    def stub(self) -> grpc_messages.PointsStub | None:
+        """What sends messages of gRPC as they are, by the client's own channel; None where REST is used."""
+        return None if self.fast is self.rest else self.fast.grpc_points
 
     def guarded(self, check: Callable[[], None]) -> Caller:
         """The same connection, where `check` may raise before every try of a request: a retry may come long after the first."""

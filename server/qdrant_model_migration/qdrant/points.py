@@ -5,14 +5,15 @@ from __future__ import annotations
 import re
 import uuid
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
-from qdrant_client import AsyncQdrantClient, models
+from qdrant_client import models
 
 from qdrant_model_migration.domain.points import Payload, Point, PointId, ServerText, ShardKey, payload_digest
 from qdrant_model_migration.errors import BatchTooLarge, RateLimited, RequestRejected
-from qdrant_model_migration.qdrant import translate
+from qdrant_model_migration.qdrant import translate, wire
 from qdrant_model_migration.qdrant.client import Caller
 from qdrant_model_migration.qdrant.counting import count_by_reading
 
@@ -51,21 +52,34 @@ class Points:
     # --- reading
 
     async def scroll(
-        self, collection: str, *, offset: PointId | None, limit: int, payload: bool = True, vectors: Sequence[str] = ()
+        self,
+        collection: str,
+        *,
+        offset: PointId | None,
+        limit: int,
+        payload: bool = True,
+        vectors: Sequence[str] = (),
+        packed: bool = False,
     ) -> tuple[list[Point], PointId | None]:
-        """A page in id order from `offset` (inclusive; it need not exist), and the id where the next begins."""
+        """A page in id order from `offset` (inclusive; it need not exist), and the id where the next begins.
 
-        async def read(client: AsyncQdrantClient) -> tuple[list[models.Record], Any]:
-            wanted: Any = False if not vectors else (True if "" in vectors else list(vectors))
-            return await self._call(
-                lambda: client.scroll(collection, offset=offset, limit=limit, with_payload=payload, with_vectors=wanted)
-            )
-
-        records, after = await read(self._call.fast)
-        if self._call.fast is not self._call.rest and any(translate.has_wide_number(r.payload) for r in records):
+        Where `packed`, dense vectors are arrays of single precision, which cost a fraction of lists.
+        """
+        if (stub := self._call.stub) is not None:
+            request = wire.scroll(collection, offset=offset, limit=limit, payload=payload, vectors=vectors)
+            answer = await self._call(lambda: stub.Scroll(request, timeout=self._call.timeout_s))
+            points = [wire.point(p, packed=packed) for p in answer.result]
             # gRPC turns integers above 2^63-1 into floats; REST keeps them.
-            records, after = await read(self._call.rest)
-        return [translate.point(r) for r in records], translate.plain_id(after)
+            if not any(translate.has_wide_number(p.payload) for p in points):
+                return points, wire.plain_id(answer.next_page_offset) if answer.HasField("next_page_offset") else None
+        wanted: Any = False if not vectors else (True if "" in vectors else list(vectors))
+        records, after = await self._call(
+            lambda: self._call.rest.scroll(collection, offset=offset, limit=limit, with_payload=payload, with_vectors=wanted)
+        )
+        points = [translate.point(r) for r in records]
+        if packed:
+            points = [replace(p, vectors={name: translate.packed(v) for name, v in p.vectors.items()}) for p in points]
+        return points, translate.plain_id(after)
 
     async def ids(self, collection: str, *, offset: PointId | None, limit: int) -> tuple[list[PointId], PointId | None]:
         """Ids only."""
@@ -100,6 +114,10 @@ class Points:
 
     async def existing(self, collection: str, ids: Sequence[PointId]) -> set[PointId]:
         """Which of `ids` exist."""
+        if (stub := self._call.stub) is not None and ids:
+            request = wire.get(collection, ids)
+            answer = await self._call(lambda: stub.Get(request, timeout=self._call.timeout_s))
+            return {wire.plain_id(p.id) for p in answer.result}
         return set(await self.retrieve(collection, ids, payload=False))
 
     async def count(self, collection: str) -> int:
@@ -193,9 +211,15 @@ class Points:
 
     async def _upsert(self, collection: str, group: Sequence[Point], **guard: Any) -> int | None:
         """Write points of one shard key."""
+        stub = self._call.stub
+        if stub is not None and not any(translate.has_wide_number(p.payload) for p in group):
+            request = wire.upsert(collection, group, **guard)
+            result = (await self._call(lambda: stub.Upsert(request, timeout=self._call.timeout_s))).result
+            return result.operation_id if result.HasField("operation_id") else None
         structs = [translate.struct(p) for p in group]
-        client = self._client_for(group)
-        answer = await self._call(lambda: client.upsert(collection, structs, wait=True, shard_key_selector=group[0].shard_key, **guard))
+        answer = await self._call(
+            lambda: self._call.rest.upsert(collection, structs, wait=True, shard_key_selector=group[0].shard_key, **guard)
+        )
         return answer.operation_id
 
     async def replace_all(
@@ -332,11 +356,6 @@ class Points:
             keys = [k.key for k in listed.shard_keys or []]
             if keys:
                 await self._call(lambda: self._call.rest.delete(collection, points_selector=nothing, wait=True, shard_key_selector=keys))
-
-    def _client_for(self, points: Sequence[Point]) -> AsyncQdrantClient:
-        if self._call.fast is self._call.rest:
-            return self._call.rest
-        return self._call.rest if any(translate.has_wide_number(p.payload) for p in points) else self._call.fast
 
 
 def by_shard_key(points: Sequence[Point]) -> list[list[Point]]:

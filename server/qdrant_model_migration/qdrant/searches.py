@@ -46,6 +46,17 @@ class Searches:
         answer = await self._call(lambda: self._call.fast.query_points(collection, **asked))
         return [Found(id=translate.plain_id(p.id) or 0, score=p.score, payload={}) for p in answer.points]
 
+    async def server_ms(self, collection: str, query: Query, *, using: str, limit: int) -> float:
+        """Milliseconds that the server says one search took, tried once: what the way there costs, and who else runs here, is no part of it.
+
+        Raises:
+            MigrationError: as any request.
+        """
+        request = models.QueryRequest(query=translate.value(query), using=using or None, limit=limit, with_payload=False)
+        api = self._call.rest.http.search_api
+        answer = await self._call.once(lambda: api.query_points(collection_name=collection, query_request=request))
+        return 1000.0 * (answer.time or 0.0)
+
     async def matching(self, collection: str, body: Mapping[str, Any]) -> int:
         """How many points a filter matches; an estimate where strict mode forbids exact counts."""
         wanted = templates.filter_of(body)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from qdrant_client import models
 
 from qdrant_model_migration.domain.collection import Collection, Json, Replica, fields_of, shard_key_config
@@ -78,11 +79,11 @@ def vectors_of(vector: Any) -> dict[str, Any]:
     if vector is None:
         return {}
     if isinstance(vector, Mapping):
-        return {name: _sparse_json(value) for name, value in vector.items()}
+        return {name: sparse_json(value) for name, value in vector.items()}
     return {"": vector}
 
 
-def _sparse_json(value: Any) -> Any:
+def sparse_json(value: Any) -> Any:
     return {"indices": value.indices, "values": value.values} if isinstance(value, models.SparseVector) else value
 
 
@@ -106,8 +107,16 @@ def plain_id(point_id: Any) -> PointId | None:
     return untag(f"u:{point_id}")
 
 
+def packed(vector: Any) -> Any:
+    """A dense vector that came as a list, as the array of single precision that Qdrant holds; others as they are."""
+    is_dense = isinstance(vector, list) and bool(vector) and not isinstance(vector[0], list)
+    return np.asarray(vector, dtype=np.float32) if is_dense else vector
+
+
 def value(vector: Any) -> Any:
     """A vector of any kind as the client takes it, for a point or a query: dense and multivectors as lists, a text that the server embeds."""
+    if isinstance(vector, np.ndarray):
+        return vector.tolist()
     if isinstance(vector, ServerText):
         return models.Document(text=vector.text, model=vector.model, options=dict(vector.options) or None)
     return models.SparseVector(**vector) if isinstance(vector, dict) else vector

@@ -19,8 +19,13 @@ async def control_backfill(
     concurrency: Annotated[
         int | None, Field(description="ranges worked at once; taken up when the backfill is started or resumed", ge=1, le=16)
     ] = None,
-    max_source_latency_ms: Annotated[float | None, Field(description="not in this version", gt=0, le=1_000_000_000)] = None,
-    max_cost_usd: Annotated[float | None, Field(description="not in this version", gt=0, le=1_000_000_000)] = None,
+    max_source_latency_ms: Annotated[
+        float | None,
+        Field(description="slow down while the source's searches take longer, as a canary search sees; 0 lifts it", ge=0, le=1_000_000),
+    ] = None,
+    max_cost_usd: Annotated[
+        float | None, Field(description="pause when the embedded tokens cost so much in all; 0 lifts it", ge=0, le=1_000_000_000)
+    ] = None,
     connection: Connection = None,
 ) -> StatusResult:
     from qdrant_model_migration.operations.backfill import control_backfill as control

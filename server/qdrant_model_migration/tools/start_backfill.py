@@ -16,10 +16,20 @@ async def start_backfill(
     migration_id: MigrationId,
     points_per_second: Annotated[float | None, Field(description="limit; 0 lifts it", ge=0, le=1_000_000)] = None,
     concurrency: Annotated[int | None, Field(description="ranges worked at once", ge=1, le=16)] = None,
-    max_source_latency_ms: Annotated[float | None, Field(description="not in this version", gt=0, le=1_000_000_000)] = None,
+    max_source_latency_ms: Annotated[
+        float | None,
+        Field(description="slow down while the source's searches take longer, as a canary search sees; 0 lifts it", ge=0, le=1_000_000),
+    ] = None,
     max_failed_points: Annotated[int, Field(description="stop when more points cannot be embedded", ge=0, le=1_000_000_000)] = 100,
-    max_cost_usd: Annotated[float | None, Field(description="not in this version", gt=0, le=1_000_000_000)] = None,
-    executor: Annotated[Literal["local", "ray"], Field(description="'ray' is not in this version")] = "local",
+    max_cost_usd: Annotated[
+        float | None, Field(description="pause when the embedded tokens cost so much in all; 0 lifts it", ge=0, le=1_000_000_000)
+    ] = None,
+    executor: Annotated[
+        Literal["local", "ray"],
+        Field(
+            description="local: threads of one worker; ray: actors of the Ray cluster that QDRANT_MIGRATION_RAY_ADDRESS names, for what outgrows one machine"
+        ),
+    ] = "local",
     connection: Connection = None,
 ) -> StatusResult:
     from qdrant_model_migration.operations.backfill import start_backfill as start

@@ -17,6 +17,7 @@ from qdrant_model_migration.domain.phases import Phase
 from qdrant_model_migration.domain.records import Operation
 from qdrant_model_migration.errors import ConnectionFailed, Interrupted, LeaseLost, MigrationError, RateLimited, TransientEmbedding
 from qdrant_model_migration.operations.altered import told
+from qdrant_model_migration.operations.canary import watch_source
 from qdrant_model_migration.operations.context import OperationContext
 from qdrant_model_migration.operations.fencing import lift_fence
 from qdrant_model_migration.operations.work import Work, open_work
@@ -106,6 +107,7 @@ class Driver:
                 await self._distrust_verification(work)
             async with anyio.create_task_group() as group:
                 group.start_soon(self._beat, held, work)
+                group.start_soon(watch_source, work)
                 try:
                     await self._work(held, work)
                 except MigrationError as error:

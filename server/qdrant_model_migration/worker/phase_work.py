@@ -68,7 +68,7 @@ class PhaseWork:
             await held.renew(work.progress)
             return
         await self._refuse_after_newer_writes(work)
-        if not migration.made.is_derived and work.makes_now:
+        if not migration.made.is_derived and work.makes_now and work.pace.executor == "local":
             work.progress.stage = "loading the model"
             await work.embedder()
         if migration.made.is_derived and work.deriver is None:
@@ -78,7 +78,7 @@ class PhaseWork:
             await check_target(work.target, migration)
             # Unguarded: the scratch collection of the proof is removed even when the lease ran out.
             work.inserts_by_mode = await prove_guard(await work.context.gateway(migration.target.connection))
-            await Pipeline(work, is_stopping=lambda: self._is_stopping() or work.pace.is_paused).run()
+            await self._work_ranges(work)
             work.check()
             await work.target.update(migration.target.collection, {"optimizers": migration.restore})
         if work.migration.has_fill_stage and work.migration.is_filling:
@@ -95,6 +95,21 @@ class PhaseWork:
             f"{work.progress.written} written, {work.progress.skipped} skipped, {work.progress.failed} failed; passes found {found}",
         )
         self._caught_up_at = anyio.current_time()
+
+    async def _work_ranges(self, work: Work) -> None:
+        """Here, or by actors where the person said so."""
+
+        def is_stopping() -> bool:
+            return self._is_stopping() or work.pace.is_paused
+
+        if work.pace.executor == "local":
+            await Pipeline(work, is_stopping=is_stopping).run()
+            return
+        # Loads Ray's client, for those who use it.
+        from qdrant_model_migration.worker.ray_actors import RayActors
+
+        async with RayActors(work, work.context.settings.ray, is_stopping=is_stopping) as hands:
+            await Pipeline(work, is_stopping=is_stopping, hands=hands).run()
 
     async def _refuse_after_newer_writes(self, work: Work) -> None:
         """A target that served and was rolled back is brought up to date only when nothing was written to it meanwhile.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from functools import partial
+from typing import Protocol
 
 import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
@@ -18,6 +19,7 @@ from qdrant_model_migration.domain.points import Point, PointId, tag
 from qdrant_model_migration.domain.ranges import Range, next_to_draw, range_size
 from qdrant_model_migration.errors import Interrupted
 from qdrant_model_migration.operations.in_parallel import both, handed_out
+from qdrant_model_migration.operations.spending import pause_at_cap
 from qdrant_model_migration.operations.work import Work
 from qdrant_model_migration.operations.writing import account, insert_points, make_points
 
@@ -44,12 +46,40 @@ async def draw_range(read: ReadIds, number: int, start: PointId | None, *, size:
     return Range(number=number, start=tag(start) if start is not None else None, end=tag(end) if end is not None else None)
 
 
-class Pipeline:
-    """Works all ranges of one migration that are not done."""
+Save = Callable[[Range], Awaitable[None]]
+"""Takes a range as it is after a window whose points are durable."""
 
-    def __init__(self, work: Work, *, is_stopping: Callable[[], bool], clock: Callable[[], float] = anyio.current_time) -> None:
+
+class Hands(Protocol):
+    """Others that work ranges for the driver, several at once."""
+
+    @property
+    def ranges_at_once(self) -> int: ...
+
+    async def work_range(self, given: Range, took: Save) -> None:
+        """Work a range to its end; `took` is awaited after each window.
+
+        Raises:
+            MigrationError: the first failure that is not a single point's.
+        """
+
+
+class Pipeline:
+    """Works all ranges of one migration that are not done: here, or by the `hands` of others. `save` records a checkpoint; the ledger does by default."""
+
+    def __init__(
+        self,
+        work: Work,
+        *,
+        is_stopping: Callable[[], bool],
+        clock: Callable[[], float] = anyio.current_time,
+        hands: Hands | None = None,
+        save: Save | None = None,
+    ) -> None:
         self._work = work
         self._is_stopping = is_stopping
+        self._hands = hands
+        self._record: Save = save or self._to_ledger
         self._budget = Budget(clock)
         self._ranges: dict[int, Range] = {}
         self._window_size = WindowSize()
@@ -67,9 +97,10 @@ class Pipeline:
         work.progress.stage = "backfilling"
         work.progress.total = work.source_collection.points
         self._count()
+        workers = self._hands.ranges_at_once if self._hands is not None else work.pace.concurrency or DEFAULT_CONCURRENCY
         work.throughput.begin("backfilling", work.progress.read)
         try:
-            await handed_out(self._draw, self._work_ranges, ahead=RANGES_AHEAD, workers=work.pace.concurrency or DEFAULT_CONCURRENCY)
+            await handed_out(self._draw, self._work_ranges, ahead=max(RANGES_AHEAD, workers), workers=workers)
         finally:
             work.throughput.end()
 
@@ -97,9 +128,20 @@ class Pipeline:
     async def _work_ranges(self, receive: MemoryObjectReceiveStream[Range]) -> None:
         async with receive:
             async for given in receive:
-                await self._work_range(given)
+                if self._hands is not None:
+                    await self._hands.work_range(given, self._took)
+                else:
+                    await self.work_range(given)
 
-    async def _work_range(self, given: Range) -> None:
+    async def _took(self, current: Range) -> None:
+        """A window was worked elsewhere."""
+        self._ranges[current.number] = current
+        self._count()
+        await self._save(current)
+        self._stop_if_asked()
+        await pause_at_cap(self._work)
+
+    async def work_range(self, given: Range) -> None:
         """Windows one after another; while one is made and written, the next is read and the checkpoint of the last is recorded."""
         current, position, unsaved = given, given.position, None
         page = await self._read(position)
@@ -114,17 +156,20 @@ class Pipeline:
             (made, spent), page = await both(
                 partial(self._window, current, window), partial(self._meanwhile, unsaved, after, is_last=is_last)
             )
-            self._window_size.note(len(window), anyio.current_time() - began, is_paced=self._work.pace.points_per_second is not None)
+            self._window_size.note(len(window), anyio.current_time() - began, is_paced=self._work.points_per_second is not None)
             cursor = tag(after) if after is not None and not is_last else made.cursor
             current = unsaved = made.model_copy(update={"cursor": cursor, "is_done": is_last, "is_started": True})
             self._ranges[current.number] = current
             self._count()
-            self._work.throughput.note(self._work.progress.read)
-            if is_last or self._work.pace.points_per_second is not None:
+            if is_last or self._work.points_per_second is not None:
                 # Before the waiting: a driver that ends while it waits leaves nothing to be read again.
                 await self._save(current)
                 unsaved = None
             await self._keep_pace(spent)
+            if self._work.pace.max_cost_usd is not None:
+                await self._save(unsaved)
+                unsaved = None
+                await pause_at_cap(self._work)
 
     async def _meanwhile(self, unsaved: Range | None, after: PointId | None, *, is_last: bool) -> Page:
         """What is done while a window is made: the checkpoint of the one before, and reading the next one."""
@@ -134,12 +179,17 @@ class Pipeline:
     async def _read(self, position: PointId | None) -> Page:
         work, size = self._work, self._window_size.points
         limit = min(size, work.source_collection.page_limit or size)
-        return await work.source.points.scroll(work.migration.source.collection, offset=position, limit=limit, vectors=work.read_fields)
+        return await work.source.points.scroll(
+            work.migration.source.collection, offset=position, limit=limit, vectors=work.read_fields, packed=True
+        )
 
     async def _save(self, checkpoint: Range | None) -> None:
         if checkpoint is not None:
             self._work.check()
-            await self._work.ledger.save_range(self._work.id, checkpoint)
+            await self._record(checkpoint)
+
+    async def _to_ledger(self, checkpoint: Range) -> None:
+        await self._work.ledger.save_range(self._work.id, checkpoint)
 
     async def _window(self, current: Range, window: list[Point]) -> tuple[Range, int]:
         """Write the points of one window that the target does not hold; the range with them counted, and how many there were."""
@@ -166,7 +216,7 @@ class Pipeline:
     async def _keep_pace(self, points: int) -> None:
         """Wait as the pace asks, looking at it again while waiting: it may be changed meanwhile."""
         self._budget.spend(points)
-        while (wait_s := self._budget.wait_s(self._work.pace.points_per_second)) > 0:
+        while (wait_s := self._budget.wait_s(self._work.points_per_second)) > 0:
             self._stop_if_asked()
             await anyio.sleep(min(0.25, wait_s))
 
@@ -185,3 +235,4 @@ class Pipeline:
         progress.failed = sum(r.failed for r in found)
         progress.tokens = sum(r.tokens for r in found)
         progress.truncated = sum(r.truncated for r in found)
+        self._work.throughput.note(progress.read)

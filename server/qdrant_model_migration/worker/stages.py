@@ -14,6 +14,7 @@ from qdrant_model_migration.domain.recipe import Filled
 from qdrant_model_migration.errors import Interrupted, MigrationError, Refused
 from qdrant_model_migration.operations.filling import FillPass, coverage, fill_pass
 from qdrant_model_migration.operations.requantize import apply
+from qdrant_model_migration.operations.spending import pause_at_cap
 from qdrant_model_migration.operations.sweep import carry_what_was_written, has_numbers
 from qdrant_model_migration.operations.work import Work
 from qdrant_model_migration.results import Progress
@@ -46,9 +47,14 @@ async def _fill(work: Work, meter: _Meter) -> None:
     for _ in range(MOST_FILLS):
         if not (work.migration.filled and work.migration.filled.has_converged):
             await _carry_over_first(work)
-        found = await fill_pass(
-            work, is_stopping=meter.is_stopping, on_window=meter.count, concurrency=work.pace.concurrency or DEFAULT_CONCURRENCY
-        )
+        try:
+            found = await fill_pass(
+                work, is_stopping=meter.is_stopping, on_window=meter.count, concurrency=work.pace.concurrency or DEFAULT_CONCURRENCY
+            )
+        except Interrupted:
+            if work.pace.max_cost_usd is not None:
+                await _record(work, await coverage(work))
+            raise
         written.append(found.written)
         is_over = has_converged(written, work.progress.total, is_frozen=is_frozen)
         meter.add(found)
@@ -73,6 +79,7 @@ async def _carry_over_first(work: Work) -> None:
 
 async def _record(work: Work, filled: Filled) -> None:
     before = work.migration.filled
+    filled = filled.model_copy(update={"tokens": work.progress.tokens})
     if before is not None and before.model_copy(update={"at": filled.at}) == filled:
         return
     was_over = before is not None and before.has_converged
@@ -87,7 +94,9 @@ class _Meter:
     def __init__(self, work: Work, done: int, is_stopping: Callable[[], bool]) -> None:
         self._work = work
         self._done = done
-        self._before = FillPass()
+        # What drivers before this one embedded counts, too.
+        self._before = FillPass(tokens=work.migration.filled.tokens if work.migration.filled is not None else 0)
+        work.progress.tokens = self._before.tokens
         self._budget = Budget(anyio.current_time)
         self.is_stopping = is_stopping
 
@@ -113,9 +122,10 @@ class _Meter:
         self._work.throughput.note(progress.read)
         self._budget.spend(spent)
         self._stop_if_asked()
-        while (wait_s := self._budget.wait_s(self._work.pace.points_per_second)) > 0:
+        while (wait_s := self._budget.wait_s(self._work.points_per_second)) > 0:
             self._stop_if_asked()
             await anyio.sleep(min(0.25, wait_s))
+        await pause_at_cap(self._work)
 
     def add(self, found: FillPass) -> None:
         """A pass is over."""
