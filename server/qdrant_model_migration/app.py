@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from mcp.server.apps import APP_MIME_TYPE, Apps
 from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.mcpserver.exceptions import ResourceError
+from mcp.server.mcpserver.resources import FunctionResource
 
 from qdrant_model_migration import __version__
 from qdrant_model_migration.domain.untrusted import visible
@@ -16,10 +18,14 @@ from qdrant_model_migration.operations.context import OperationContext
 from qdrant_model_migration.operations.requests import LocalOperations
 from qdrant_model_migration.redaction import known_secrets, redacted
 from qdrant_model_migration.settings import Settings
-from qdrant_model_migration.tools import TOOLS
+from qdrant_model_migration.tools import TOOLS, dashboard
 from qdrant_model_migration.tools.server import ToolServer
 from qdrant_model_migration.tools.support import App, answering, app_of, told
 from qdrant_model_migration.worker.detach import Drivers
+
+if TYPE_CHECKING:
+    from qdrant_model_migration.domain.migration import Migration
+    from qdrant_model_migration.qdrant.ledger import Ledger
 
 NAME = "qdrant-model-migration"
 MODEL_WAIT_S = 12.0
@@ -57,15 +63,43 @@ def build_server(settings: Settings) -> MCPServer[App]:
             yield App(context=context, drivers=drivers, local=LocalOperations())
 
     server = ToolServer(
-        NAME, title="Qdrant model migration", instructions=INSTRUCTIONS, version=__version__, lifespan=lifespan, log_level="WARNING"
+        NAME,
+        title="Qdrant model migration",
+        instructions=INSTRUCTIONS,
+        version=__version__,
+        lifespan=lifespan,
+        log_level="WARNING",
+        extensions=[_apps()],
     )
     offered = [spec for spec in TOOLS if not (spec.is_writing and settings.is_read_only)]
     names = frozenset(spec.name for spec in offered)
     for spec in offered:
-        server.add_tool(answering(spec.fn, names), title=spec.title, description=spec.description, annotations=spec.annotations)
+        server.add_tool(
+            answering(spec.fn, names),
+            title=spec.title,
+            description=spec.description,
+            annotations=spec.annotations,
+            meta=dashboard.META if spec.is_shown else None,
+        )
     _add_resources(server)
     _add_prompts(server)
     return server
+
+
+def _apps() -> Apps:
+    """The dashboard, which hosts that render MCP Apps show; it is read from its files when one asks for it."""
+    apps = Apps()
+    apps.add_resource(
+        FunctionResource.from_function(
+            dashboard.page,
+            uri=dashboard.URI,
+            name="dashboard",
+            title="A comparison and a migration, to look at",
+            mime_type=APP_MIME_TYPE,
+            meta={"ui": {"prefersBorder": True}},
+        )
+    )
+    return apps
 
 
 def _add_resources(server: MCPServer[App]) -> None:
@@ -89,14 +123,29 @@ def _add_resources(server: MCPServer[App]) -> None:
 
     @server.resource("migration://{migration_id}/report", name="migration-report", title="Report of a migration", mime_type="text/markdown")
     async def report(migration_id: str, ctx: Context[Any, Any]) -> str:
-        from qdrant_model_migration.operations.finding import find_migration
-        from qdrant_model_migration.operations.report import markdown_report
+        from qdrant_model_migration.operations.report_files import markdown
 
-        try:
-            ledger, found = await find_migration(app_of(ctx).context, migration_id)
-            return redacted(await markdown_report(ledger, found))
-        except MigrationError as error:
-            raise ResourceError(redacted(visible(str(error), one_line=True))) from None
+        return await _reported(ctx, migration_id, markdown)
+
+    @server.resource(
+        "migration://{migration_id}/report.html",
+        name="migration-report-page",
+        title="Report of a migration, with charts",
+        mime_type="text/html",
+    )
+    async def report_page(migration_id: str, ctx: Context[Any, Any]) -> str:
+        from qdrant_model_migration.operations.report_files import page
+
+        return await _reported(ctx, migration_id, page)
+
+
+async def _reported(ctx: Context[Any, Any], migration_id: str, told: Callable[[Ledger, Migration], Awaitable[str]]) -> str:
+    from qdrant_model_migration.operations.finding import find_migration
+
+    try:
+        return await told(*await find_migration(app_of(ctx).context, migration_id))
+    except MigrationError as error:
+        raise ResourceError(redacted(visible(str(error), one_line=True))) from None
 
 
 def _add_prompts(server: MCPServer[App]) -> None:

@@ -7,8 +7,9 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -228,6 +229,42 @@ def doctor(
     checks = anyio.run(diagnose, write, models, clean)
     typer.echo(report(checks, as_json=as_json))
     raise typer.Exit(1 if any(check.state == "fail" for check in checks) else 0)
+
+
+@app.command()
+def report(
+    out: Annotated[Path, typer.Option(help="the folder that the files are written to; it must be there", show_default=False)],
+    migration_id: Annotated[str | None, typer.Argument(help="the migration; the only open one when left out", show_default=False)] = None,
+    connection: Annotated[str | None, typer.Option(help="the connection that holds the ledger; looked for when left out")] = None,
+) -> None:
+    """Write the report of a migration: report.md, and report.html with its charts, which needs nothing but a browser."""
+    import anyio
+
+    from qdrant_model_migration.redaction import log_to_stderr
+
+    log_to_stderr(logging.ERROR)
+    try:
+        for path in anyio.run(_report, migration_id, connection, out):
+            typer.echo(f"Wrote {path}")
+    except MigrationError as error:
+        fail(error)
+
+
+async def _report(migration_id: str | None, connection: str | None, out: Path) -> Sequence[Path]:
+    from qdrant_model_migration.environment import read_settings
+    from qdrant_model_migration.operations.context import OperationContext
+    from qdrant_model_migration.operations.finding import find_migration
+    from qdrant_model_migration.operations.report_files import check_folder, write_report
+
+    check_folder(out)
+    failure: MigrationError | None = None
+    async with OperationContext(read_settings()) as context:
+        try:
+            return await write_report(*await find_migration(context, migration_id, connection), out)
+        except MigrationError as error:
+            # Raised outside the context's task group, which would wrap it.
+            failure = error
+    raise failure
 
 
 @app.command()

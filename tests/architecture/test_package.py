@@ -31,6 +31,7 @@ def test_the_wheel_holds_the_package_the_skill_and_the_command(built: Path) -> N
         metadata = email.message_from_bytes(wheel.read(f"qdrant_model_migration-{__version__}.dist-info/METADATA"))
         commands = wheel.read(f"qdrant_model_migration-{__version__}.dist-info/entry_points.txt").decode()
     assert {"qdrant_model_migration/__init__.py", "qdrant_model_migration/py.typed", "qdrant_model_migration/skill/SKILL.md"} <= set(names)
+    assert {f"qdrant_model_migration/tools/dashboard/{part}" for part in ("page.html", "style.css", "script.js")} <= set(names)
     assert {name.split("/")[0] for name in names} == {"qdrant_model_migration", f"qdrant_model_migration-{__version__}.dist-info"}
     assert metadata["License-Expression"] == "Apache-2.0"
     assert "qdrant-model-migration = qdrant_model_migration.__main__:main" in commands

@@ -15,6 +15,7 @@ import pytest
 from qdrant_model_migration.tools import TOOLS
 from tests.conftest import Backend, NewServer
 from tests.mcp.hosts import Host, hosted, log_directory, tokens, until, workers
+from tests.pages import read_page
 from tests.qdrant.seeds import NEW, OLD, opened, seed, text
 from tests.servers import QdrantServer
 from tests.servers import request as rest
@@ -265,7 +266,10 @@ async def test_resources_and_prompts_can_be_read(any_qdrant: Backend, name: str,
         assert me in getattr(report, "text", "")
         from mcp.shared.exceptions import MCPError
 
-        for address in ("migration://m-000000", "migration://m-000000/report"):
+        page = (await client.read_resource(f"migration://{me}/report.html")).contents[0]
+        assert page.mime_type == "text/html"
+        assert read_page(getattr(page, "text", "")).one("h1").text == f"Migration {me}"
+        for address in ("migration://m-000000", "migration://m-000000/report", "migration://m-000000/report.html"):
             with pytest.raises(MCPError) as refusal:
                 await client.read_resource(address)
             assert "m-000000" in str(refusal.value)
@@ -324,7 +328,8 @@ async def test_keys_and_addresses_never_get_out(new_server: NewServer, name: str
         await host.whole("compare_models", migration_id=me)
         plan = (await host.call("swap_alias", migration_id=me))["plan"]
         await host.call("swap_alias", migration_id=me, plan=plan["code"])
-        said = [*host.said, str(await host.client.read_resource(f"migration://{me}/report")), host.stderr]
+        reports = [str(await host.client.read_resource(f"migration://{me}/{report}")) for report in ("report", "report.html")]
+        said = [*host.said, *reports, host.stderr]
     logs = [path.read_text(errors="replace") for path in log_directory().rglob("*") if path.is_file()]
     assert any(logs)
     url = f"{server.url}/collections/_model_migrations/points/scroll"

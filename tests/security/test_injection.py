@@ -15,6 +15,7 @@ from qdrant_model_migration.domain.dual_writes import dual_write_snippet
 from qdrant_model_migration.domain.query_changes import query_snippet
 from tests.conftest import Backend
 from tests.mcp.hosts import Answer, Host
+from tests.pages import read_page
 from tests.qdrant.seeds import NEW, OLD, opened, seed, text
 from tests.security.inside import inside
 from tests.security.said import problem_of_answer, problem_of_refusal, steps_of, strings_of
@@ -102,6 +103,12 @@ async def test_commands_in_payload_texts_change_nothing_and_stay_in_their_fences
                 me = answers[4]["migration_id"]
                 report = str(await host.client.read_resource(f"migration://{me}/report"))
                 assert "the person agreed" not in report
+                (shown,) = (await host.client.read_resource(f"migration://{me}/report.html")).contents
+                page = read_page(getattr(shown, "text", ""))
+                # The queries that changed most are shown with what they find: every text in its fence, as in the answers.
+                told = [t for node in page.walk() for t in node.children if isinstance(t, str) and "the person agreed" in t]
+                assert told
+                assert all(re.fullmatch(r"(?:[iu]:\S+(?: \(relevant\))?: )?" + FENCE.pattern, one) for one in told)
     assert shapes[0] == shapes[1]
 
 

@@ -114,7 +114,7 @@ async def test_a_migration_of_other_collections_is_out_of_reach(any_qdrant: Back
         nothing = await host.call("migration_status")
         assert "No migration is open" in nothing["summary"]
         assert (await host.call("inspect_collection"))["migrations"] == []
-        for uri in (f"migration://{me}", f"migration://{me}/report"):
+        for uri in (f"migration://{me}", f"migration://{me}/report", f"migration://{me}/report.html"):
             with pytest.raises(Exception, match="QDRANT_MIGRATION_ALLOWED_COLLECTIONS"):
                 await host.client.read_resource(uri)
     assert state_of(any_qdrant, name) == before

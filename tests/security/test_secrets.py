@@ -249,8 +249,8 @@ async def test_neither_worker_nor_ledger_nor_any_process_shows_a_key(
                     status = await host.call("migration_status", migration_id=me, wait_seconds=5)
             assert "MY_PROVIDER" in status["error"]
             await host.raw("verify_target", migration_id=me)
-            read = await host.client.read_resource(f"migration://{me}/report")
-            seen += [*host.said, host.stderr, json.dumps(status), str(read)]
+            read = [str(await host.client.read_resource(f"migration://{me}/{report}")) for report in ("report", "report.html")]
+            seen += [*host.said, host.stderr, json.dumps(status), *read]
         seen += [*logs(), *command_lines()]
         records = _records(server, "_model_migrations")
         assert len(records) > 5

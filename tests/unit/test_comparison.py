@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from ir_measures import RR, Qrel, R, ScoredDoc, nDCG
 
-from qdrant_model_migration.domain.comparison import Outcome, check_arguments, compared
+from qdrant_model_migration.domain.comparison import Outcome, check_arguments, compared, overlap_histogram
 from qdrant_model_migration.domain.metrics import Query, Run, depth, gate_metric, measured, metric_names, overlap
 from qdrant_model_migration.domain.recipe import Gate
 from qdrant_model_migration.domain.significance import MIN_QUERIES, decide, intervals, needed_queries
@@ -252,3 +252,18 @@ def test_overlap(one: list[int], other: list[int], share: float | None) -> None:
 def test_k_and_margin_out_of_range_are_refused(k: int, margin: float) -> None:
     with pytest.raises(Refused, match="Nothing was compared"):
         check_arguments(k, margin)
+
+
+def test_the_histogram_counts_every_query_that_found_anything_once() -> None:
+    """By exact fractions: a share that is a step's lower bound belongs to that step, whatever the floats say."""
+    shares = [0.0, 0.1, 0.3, 0.29, 0.7, 0.9, 1.0, 1.0, None]
+    assert overlap_histogram(shares, 10) == [1, 1, 1, 1, 0, 0, 0, 1, 0, 1, 2]
+    assert overlap_histogram([0.0, 0.25, 0.5, 0.75, 1.0, 1 / 3], 4) == [1, 2, 1, 1, 1]
+    assert overlap_histogram([hits / 100 for hits in range(101)], 100) == [10] * 10 + [1]
+    assert overlap_histogram([None], 1) == [0, 0]
+    queries, scores = made_up(30, 40, 4)
+    other = scores + np.random.default_rng(9).normal(scale=0.5, size=scores.shape)
+    one, two = run_of("a", queries, scores), run_of("b", queries, other)
+    outcome = compared(queries, one, [two], basis="judged", k=10, margin=0.01, gate=None, seed=0)
+    common = [len(set(one.found[q.id]) & set(two.found[q.id])) for q in queries]
+    assert outcome.histogram == [common.count(n) for n in range(11)]

@@ -70,6 +70,8 @@ class Outcome:
     notes: list[str]
     counts: QueryCounts
     per_query: PerQuery
+    histogram: list[int]
+    """Queries by the share of the top k that the leading candidate has in common with the baseline, as `overlap_histogram`."""
 
 
 def check_arguments(k: int, margin: float) -> None:
@@ -117,6 +119,7 @@ def compared(
             per_query=PerQuery(
                 ids=[one for one, _ in found], baseline=np.ones(len(found)), candidate=np.array([share for _, share in found])
             ),
+            histogram=overlap_histogram(overlaps[leading], k),
         )
     if len(judged) < len(queries):
         notes.append(
@@ -188,7 +191,21 @@ def compared(
         notes=notes,
         counts=counts,
         per_query=PerQuery(ids=[q.id for q in judged], baseline=base[:, column], candidate=measurements[leading][:, column]),
+        histogram=overlap_histogram(overlaps[leading], k),
     )
+
+
+def overlap_histogram(shares: Sequence[float | None], k: int) -> list[int]:
+    """Queries by the share of their top k that is common: from less than one step of 1/k (at most ten steps) to all of it, which has a place of its own.
+
+    Queries for which neither side found anything are left out.
+    """
+    steps = min(k, 10)
+    counts = [0] * (steps + 1)
+    for share in shares:
+        if share is not None:
+            counts[int(share * steps + _SAME)] += 1
+    return counts
 
 
 def _shared(model: str, overlaps: Sequence[float | None], k: int, confidence: float, seed: int) -> list[Metric]:

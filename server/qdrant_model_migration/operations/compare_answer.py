@@ -59,6 +59,7 @@ def comparison_of(
         candidates=[run.model for run in runs[1:]],
         metrics=outcome.metrics,
         overlap_at_k=outcome.overlap,
+        overlap_histogram=outcome.histogram,
         most_changed=[
             ChangedQuery(
                 query=fenced(change.query.text, TEXT_CHARS),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
+import anyio
 from anyio import to_thread
 
 from qdrant_model_migration.domain.collection import Collection
@@ -16,6 +17,7 @@ from qdrant_model_migration.domain.points import Point, PointId
 from qdrant_model_migration.domain.recipe import Recipe
 from qdrant_model_migration.domain.records import EventRecord, Pace
 from qdrant_model_migration.domain.texts import NoTexts, Texts, TextSource, UnreadableTexts
+from qdrant_model_migration.domain.throughput import Throughput
 from qdrant_model_migration.embedders.base import AnyEmbedder
 from qdrant_model_migration.errors import AccessDenied, ConnectionFailed, ModelNotUsable, Refused
 from qdrant_model_migration.operations.context import OperationContext, now
@@ -41,6 +43,7 @@ class Work:
     ledger: Ledger
     source_collection: Collection
     check: Callable[[], None]
+    throughput: Throughput
     texts: Texts = field(default_factory=NoTexts)
     deriver: Deriver | None = None
     """Makes the made field of other vectors, where the recipe says so."""
@@ -82,6 +85,13 @@ class Work:
             self.check()
             self.own.is_changed = False
             await self.ledger.save_own(self.id, self.own.record)
+
+    async def save_throughput(self) -> None:
+        """Record how fast the work went, where there is something new."""
+        if self.throughput.is_changed:
+            self.check()
+            self.throughput.is_changed = False
+            await self.ledger.save_throughput(self.id, self.throughput.record)
 
     async def source_mark(self) -> int | None:
         """As `Points.watermark` of the source. None where its key may only read: then late writes cannot be told from newer ones."""
@@ -191,6 +201,7 @@ async def open_work(context: OperationContext, migration: Migration, check: Call
         ledger=ledger,
         source_collection=described,
         check=check,
+        throughput=Throughput(await ledger.throughput(migration.id), clock=anyio.current_time, epoch=lambda: ledger.now().timestamp()),
         texts=await texts_of_migration(context, migration),
         deriver=await _deriver(migration, ledger, described),
         epoch=epoch,

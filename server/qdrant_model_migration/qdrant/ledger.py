@@ -18,6 +18,7 @@ from qdrant_model_migration.domain.migration import Migration
 from qdrant_model_migration.domain.own_operations import OwnRecord
 from qdrant_model_migration.domain.ranges import Range
 from qdrant_model_migration.domain.records import EventRecord, Evidence, FailedRecord, HeldOut, Lease, Operation, Pace, PlanRecord
+from qdrant_model_migration.domain.throughput import ThroughputRecord
 from qdrant_model_migration.errors import AlreadyExists, MigrationError, NotFound
 from qdrant_model_migration.qdrant.gateway import Gateway
 from qdrant_model_migration.qdrant.records import Records, Stored
@@ -140,6 +141,15 @@ class Ledger:
     async def save_own(self, migration_id: str, own: OwnRecord) -> None:
         """Only the lease holder does."""
         await self.records.write("own", migration_id, "", own)
+
+    # --- throughput
+
+    async def throughput(self, migration_id: str) -> ThroughputRecord:
+        return await self.records.get("throughput", migration_id, "", ThroughputRecord) or ThroughputRecord()
+
+    async def save_throughput(self, migration_id: str, throughput: ThroughputRecord) -> None:
+        """Only the lease holder does."""
+        await self.records.write("throughput", migration_id, "", throughput)
 
     # --- pace, lease
 

@@ -87,6 +87,9 @@ class Comparison(Wire):
     worst_slice: str | None = Field(default=None, description="value of the slice that loses most, of those with enough queries")
     truncated: dict[str, float] = Field(default={}, description="share of sampled documents that a model does not read to the end")
     searched: Literal["exact", "template"] = Field(default="exact", description="how the hits were found that the metrics rest on")
+    overlap_histogram: list[int] = Field(
+        default=[], description="queries by the share of their first k results that is common, in equal steps; the last: all of them"
+    )
     at: str = ""
 
 
@@ -109,4 +112,8 @@ class CompareResult(Result):
     worst_slice: str | None = Field(default=None, description="value of the slice that loses most, of those with enough queries")
     truncated: dict[str, float] = Field(default={}, description="share of sampled documents that a model does not read to the end")
     searched: Literal["exact", "template"] = Field(default="exact", description="how the hits were found that the metrics rest on")
+    baseline: str = Field(default="", description="the model that the others are compared with")
+    primary_metric: str = Field(default="", description="the one that the verdict rests on")
+    k: int | None = None
+    margin: float | None = None
     progress: Progress | None = None

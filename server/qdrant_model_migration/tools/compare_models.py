@@ -237,6 +237,10 @@ def _result(notice: str, found: Comparison, migration_id: str | None, step: Next
         counts=found.counts,
         slices=found.slices,
         worst_slice=found.worst_slice,
+        baseline=found.baseline,
+        primary_metric=found.primary_metric,
+        k=found.k,
+        margin=found.margin,
     )
 
 
@@ -252,4 +256,5 @@ SPEC = ToolSpec(
         "collections, which are removed. Completeness is verify_target."
     ),
     annotations=read_only(),
+    is_shown=True,
 )

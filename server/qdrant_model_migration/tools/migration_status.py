@@ -33,4 +33,5 @@ SPEC = ToolSpec(
         "says it. For a backfill of hours do not poll: give the person watch_command and look again after check_again_after_s. It reads only."
     ),
     annotations=read_only(),
+    is_shown=True,
 )

@@ -53,6 +53,8 @@ class ToolSpec:
     title: str
     description: str
     annotations: ToolAnnotations
+    is_shown: bool = False
+    """Hosts that render MCP Apps show the dashboard beside the answers."""
 
     @property
     def name(self) -> str:

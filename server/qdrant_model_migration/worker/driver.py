@@ -30,6 +30,8 @@ from qdrant_model_migration.worker.phase_work import PhaseWork
 LOG = logging.getLogger(__name__)
 POLL_S = 0.5
 BEAT_S = 2.0
+CHART_S = 10.0
+"""A driver that is killed leaves the throughput of so long unrecorded; nothing but a chart rests on it."""
 RECONNECT_S = 3.0
 MOST_REST_S = 120.0
 """However long a service asks to be left alone."""
@@ -113,6 +115,7 @@ class Driver:
                 group.cancel_scope.cancel()
             with suppress(MigrationError):
                 await work.save_own()
+                await work.save_throughput()
         except MigrationError as error:
             failure.append(error)
         except anyio.get_cancelled_exc_class():
@@ -153,6 +156,7 @@ class Driver:
 
     async def _beat(self, held: HeldLease, work: Work) -> None:
         """Renew the lease with the progress, and follow the pace that is asked for."""
+        charted_at = anyio.current_time()
         while True:
             try:
                 self._measure(work.progress)
@@ -165,6 +169,9 @@ class Driver:
                 LOG.warning("The lease was not renewed: %s", error)
             try:
                 await work.save_own()
+                if anyio.current_time() >= charted_at + CHART_S:
+                    charted_at = anyio.current_time()
+                    await work.save_throughput()
                 work.pace = await work.ledger.pace(self._id)
                 self._is_awaited = bool(await self._pending(work))
             except MigrationError as error:

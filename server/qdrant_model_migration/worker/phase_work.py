@@ -87,6 +87,7 @@ class PhaseWork:
         if not migration.is_in_place:
             found = await self._catch_up(work)
         # The phase must not be seen before the figures that led to it.
+        await work.save_throughput()
         await held.renew(work.progress)
         await work.change(lambda m: m.model_copy(update={"phase": m.after("converged"), "error": None}))
         await work.record(
@@ -172,6 +173,7 @@ class PhaseWork:
         await fill(work, self._is_stopping)
         if is_first:
             # The coverage must not be seen before the figures that led to it.
+            await work.save_throughput()
             await held.renew(work.progress)
         self._caught_up_at = anyio.current_time()
         self._pass_pause_s = max(LEAST_PAUSE_S, 3 * (self._caught_up_at - began))

@@ -98,7 +98,11 @@ class Pipeline:
         work.progress.total = work.source_collection.points
         self._count()
         workers = self._hands.ranges_at_once if self._hands is not None else work.pace.concurrency or DEFAULT_CONCURRENCY
-        await handed_out(self._draw, self._work_ranges, ahead=max(RANGES_AHEAD, workers), workers=workers)
+        work.throughput.begin("backfilling", work.progress.read)
+        try:
+            await handed_out(self._draw, self._work_ranges, ahead=max(RANGES_AHEAD, workers), workers=workers)
+        finally:
+            work.throughput.end()
 
     async def _draw(self, send: MemoryObjectSendStream[Range]) -> None:
         """Hand out the ranges that are recorded and not done, then draw on where the recorded ones end."""
@@ -236,3 +240,4 @@ class Pipeline:
         progress.failed = sum(r.failed for r in found)
         progress.tokens = sum(r.tokens for r in found)
         progress.truncated = sum(r.truncated for r in found)
+        self._work.throughput.note(progress.read)

@@ -31,6 +31,16 @@ async def fill(work: Work, is_asked_to_stop: Callable[[], bool]) -> None:
         MigrationError: writes were said to be frozen, and every pass finds vectors dropped.
     """
     meter = await _Meter.of(work, lambda: is_asked_to_stop() or work.pace.is_paused)
+    if work.migration.filled is None or not work.migration.filled.has_converged:
+        # Later passes fill what an app dropped: how fast says nothing.
+        work.throughput.begin("filling", meter.read)
+    try:
+        await _fill(work, meter)
+    finally:
+        work.throughput.end()
+
+
+async def _fill(work: Work, meter: _Meter) -> None:
     is_frozen = work.migration.writes == "frozen"
     # Filled before, each pass stands for itself: it does not begin anew what a few upserts of the app dropped.
     written = [0] if work.migration.filled is not None and work.migration.filled.has_converged else list[int]()
@@ -97,6 +107,11 @@ class _Meter:
         work.progress.total = await work.target.points.count(name)
         return cls(work, work.progress.total - await work.target.vectors.count_missing(name, work.made_field), is_stopping)
 
+    @property
+    def read(self) -> int:
+        """Points that were done when this began."""
+        return self._done
+
     async def count(self, found: FillPass, spent: int) -> None:
         """Called after each window."""
         progress, before = self._work.progress, self._before
@@ -104,6 +119,7 @@ class _Meter:
         progress.skipped, progress.failed = found.without_text, before.failed + found.failed
         progress.read = min(progress.total, progress.written + progress.skipped + progress.failed)
         progress.tokens, progress.truncated = before.tokens + found.tokens, before.truncated + found.truncated
+        self._work.throughput.note(progress.read)
         self._budget.spend(spent)
         self._stop_if_asked()
         while (wait_s := self._budget.wait_s(self._work.points_per_second)) > 0:
