@@ -104,7 +104,6 @@ def _parameter(command: str, name: str, part: Json, *, is_required: bool) -> ins
     else:
         flag = option(name)
         names = [f"{flag}/--no-{flag[2:]}"] if kind is bool else [flag, *_SINGULAR.get(name, ())]
-        options["hidden"] = "not in this version" in text
         if part.get("type") == "object":
             options["help"] += f"; JSON: {_example(part)}"
         if kind == list[str]:

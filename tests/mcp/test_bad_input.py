@@ -373,9 +373,11 @@ async def test_what_this_version_does_not_do_is_refused_not_ignored(
             refusal = await host.refused("compare_models", migration_id=me, search_template=template)
             assert "Nothing was compared: search_template" in refusal
             assert why in refusal
-        for more in ({"executor": "ray"}, {"max_source_latency_ms": 5.0}, {"max_cost_usd": 1.0}):
+        for more, why in (({"executor": "ray"}, "QDRANT_MIGRATION_RAY_ADDRESS"), ({"max_cost_usd": 1.0}, "no price is known")):
             refusal = await host.refused("start_backfill", migration_id=me, **more)
-            assert "not in this version" in refusal
+            assert why in refusal
+        if any_qdrant.is_embedded:
+            assert "needs a Qdrant server" in await host.refused("start_backfill", migration_id=me, max_source_latency_ms=5.0)
         refusal = await host.refused("control_backfill", migration_id=me, action="set_pace")
         assert "points_per_second" in refusal
         status = await host.call("migration_status", migration_id=me)
