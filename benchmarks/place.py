@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import tempfile
 import time
@@ -36,6 +37,8 @@ SOURCE, MIXED = "docs", "paragraphs"
 @contextmanager
 def server(version: str = "1.17.0") -> Iterator[QdrantServer]:
     """A server that ends, with what it stored, when the block does; our own settings point to it, over gRPC."""
+    # As a worker does when it has started.
+    gc.freeze()
     with another_server(version) as running:
         os.environ.update(running.environment, QDRANT_PREFER_GRPC="true", QDRANT_MIGRATION_LOG_DIRECTORY=str(running.folder / "logs"))
         yield running
@@ -129,7 +132,12 @@ async def prepared(model: str) -> Migration:
     """A migration that is backfilled, to be verified."""
     async with context() as at:
         migration_id, _ = await _driven(at, SOURCE, {"strategy": "new_collection", "model": model, "text_field": "text"})
-        return await (await at.ledger()).migration(migration_id)
+        migration = await (await at.ledger()).migration(migration_id)
+        for name in (migration.source.collection, migration.target.collection):
+            # What builds an index meanwhile takes the processor from both.
+            while (await (await at.gateway()).describe(name)).status != "green":  # noqa: ASYNC110 - the server's doing
+                await anyio.sleep(0.5)
+        return migration
 
 
 async def verified(migration: Migration) -> float:
