@@ -37,13 +37,22 @@ class SidePlan:
     @property
     def label(self) -> str:
         """What is compared, for people."""
-        if self.added is None:
-            return self.dense.model
-        return (
-            f"{self.dense.model} + {self.added.model} (RRF)"
-            if self.how == "hybrid"
-            else f"{self.dense.model}, reranked by {self.added.model}"
-        )
+        return labelled(self.dense.model, self.how, None if self.added is None else self.added.model)
+
+
+_FUSED, _RERANKED = " + ", ", reranked by "
+
+
+def labelled(dense: str, how: How, added: str | None) -> str:
+    """The name of a search by one model or two, for people."""
+    if added is None:
+        return dense
+    return f"{dense}{_FUSED}{added} (RRF)" if how == "hybrid" else f"{dense}{_RERANKED}{added}"
+
+
+def dense_part(label: str) -> str:
+    """The dense model of a label, also of one that was told apart from an equal one."""
+    return label.partition(_RERANKED)[0].partition(_FUSED)[0].partition(" (#")[0]
 
 
 def sides_of(migration: Migration) -> tuple[SidePlan, SidePlan]:
