@@ -228,6 +228,30 @@ def _compare(found: CompareResult) -> Iterator[Part]:
         for m in found.metrics
     ]
     yield from _table("Metrics", ["metric", "model", "value", "difference", "95 % interval", "p"], rows)
+    candidates = [
+        (
+            c.model,
+            None if c.value is None else f"{c.value:.4f}",
+            None if c.difference is None else f"{c.difference:+.4f}",
+            None if c.ci_low is None or c.ci_high is None else _interval(c.ci_low, c.ci_high, "+" if c.difference is not None else ""),
+            c.verdict,
+            None if c.documents_per_second is None else f"{c.documents_per_second:,.0f}",
+            None if c.usd_per_million_points is None else f"{c.usd_per_million_points:,.2f}",
+            c.bytes_per_point,
+        )
+        for c in found.candidates_table
+    ]
+    head = [
+        "model",
+        found.primary_metric,
+        "difference",
+        "95 % interval",
+        "verdict",
+        "documents/s",
+        "USD per million points",
+        "bytes a point",
+    ]
+    yield from _table("Candidates", head, candidates)
     slices = [
         (
             s.value,

@@ -1,4 +1,4 @@
-"""Which model finds best on a sample of this collection, before anything is migrated? Candidates against a baseline, in memory."""
+"""Which search finds best on a sample of this collection, before anything is migrated? Candidates against a baseline, in memory."""
 
 from __future__ import annotations
 
@@ -6,25 +6,29 @@ from collections.abc import Sequence
 
 import anyio
 
+from qdrant_model_migration.domain.candidates import CandidateName, check_kinds, parsed
 from qdrant_model_migration.domain.collection import Collection
 from qdrant_model_migration.domain.comparison import check_arguments, compared
-from qdrant_model_migration.domain.metrics import Run, depth
+from qdrant_model_migration.domain.comparison_sides import labelled
+from qdrant_model_migration.domain.metrics import depth
 from qdrant_model_migration.domain.model import ModelKind
 from qdrant_model_migration.domain.queries import GENERATED, known_items
 from qdrant_model_migration.domain.recipe import Gate
 from qdrant_model_migration.domain.records import Evidence
 from qdrant_model_migration.domain.texts import TextSource, text_statistics
 from qdrant_model_migration.domain.truncation import is_cut_of
-from qdrant_model_migration.embedders.base import Embedder, is_dense
+from qdrant_model_migration.embedders.base import Embedder, MultivectorEmbedder, SparseEmbedder, is_dense, is_multivector, is_sparse
+from qdrant_model_migration.embedders.server_side import is_server_side
 from qdrant_model_migration.errors import MigrationError, Refused
+from qdrant_model_migration.operations.candidates import Candidate, Sample
 from qdrant_model_migration.operations.compare_answer import comparison_of, distinct
 from qdrant_model_migration.operations.context import OperationContext, now
 from qdrant_model_migration.operations.overview import resolve_allowed
 from qdrant_model_migration.operations.queries import check_sources, past, read_queries, sampled, with_points
-from qdrant_model_migration.operations.scratch import Report, run_on_sample
+from qdrant_model_migration.operations.scratch import Report
 from qdrant_model_migration.operations.slicing import check_slice_field, slices_of
 from qdrant_model_migration.qdrant.gateway import Gateway
-from qdrant_model_migration.results import Comparison
+from qdrant_model_migration.results import CandidateRow, Comparison
 
 MAX_MODELS = 6
 MAX_SAMPLE = 20_000
@@ -51,7 +55,9 @@ async def compare_on_sample(
     seed: int = 0,
     progress: Report | None = None,
 ) -> Comparison:
-    """Candidates against the first model, on a sample embedded into memory. No collection is written.
+    """Candidates against the first one, on a sample embedded into memory: dense models, 'dense + sparse' (fused) or 'dense > late' (reranked).
+
+    No collection is written.
 
     Where a candidate is the baseline's model with its vectors cut (`model@256`), what was found is kept in the ledger as evidence for
     'truncate' (docs/decisions/0008); not in read-only mode.
@@ -70,6 +76,7 @@ async def compare_on_sample(
         raise Refused(f"Nothing was compared: 'models' names {len(models)}; give 2 to {MAX_MODELS}, the baseline first.")
     if not 1 <= sample_size <= MAX_SAMPLE:
         raise Refused(f"Nothing was compared: sample_size is {sample_size}; it must be between 1 and {MAX_SAMPLE:,}.")
+    written = [parsed(model) for model in models]
     raw, notes, origin = await read_queries(context.settings, queries, queries_file, qrels_file)
     gateway = await context.gateway(connection)
     name, _ = await resolve_allowed(context, gateway, collection)
@@ -81,8 +88,7 @@ async def compare_on_sample(
         notes.append(f"The texts are those of {text_field!r}.")
     text = TextSource.parse(text_field)
     # All of them before the first is used: an unusable one is told at once, not after minutes of embedding.
-    embedders = [await _dense(context, model, name, connection) for model in models]
-    labels = distinct([embedder.spec.name for embedder in embedders])
+    candidates = await _loaded(context, written, name, connection)
     chosen = None if raw is None else await with_points(gateway, described, raw, origin, id_field)
     if queries_field is not None:
         chosen = await past(context, gateway, described, queries_field, seed)
@@ -95,11 +101,10 @@ async def compare_on_sample(
     notes += left_out
     if len(documents) < described.points:
         notes.append(f"Measured on {len(documents):,} of {described.points:,} points: among all of them every model finds less.")
-    runs: list[Run] = []
-    for label, embedder in zip(labels, embedders, strict=True):
-        run, about = await run_on_sample(embedder, label, documents, chosen.queries, limit, progress)
-        runs.append(run)
-        notes += about
+    sample = Sample(documents, chosen.queries, candidates, progress)
+    tried = [await sample.tried(candidate, limit) for candidate in candidates]
+    runs = [one.run for one in tried]
+    notes += list(dict.fromkeys(note for one in tried for note in one.notes))
     final = chosen
     outcome = await anyio.to_thread.run_sync(
         lambda: compared(final.queries, runs[0], runs[1:], basis=final.basis, k=k, margin=margin, gate=gate, seed=seed)
@@ -108,28 +113,77 @@ async def compare_on_sample(
     notes += parts.pop("notes", [])
     texts = {document.id: document.text for document in documents}
     found = comparison_of(
-        outcome, chosen, runs, texts=dict.fromkeys(labels, texts), k=k, margin=margin, documents=len(documents), notes=notes
+        outcome,
+        chosen,
+        runs,
+        texts=dict.fromkeys([run.model for run in runs], texts),
+        k=k,
+        margin=margin,
+        documents=len(documents),
+        notes=notes,
     )
-    kept = await _keep_evidence(context, connection, name, embedders, labels, found)
-    return found.model_copy(update={"notes": [*found.notes, *kept], **parts})
+    kept = await _keep_evidence(context, connection, name, candidates, found)
+    rows = [_with_quality(one.row, found) for one in tried]
+    return found.model_copy(update={"notes": [*found.notes, *kept], "candidates_table": rows, **parts})
 
 
-async def _dense(context: OperationContext, model: str, collection: str, connection: str | None) -> Embedder:
-    """A model that can be compared in memory.
+def _with_quality(row: CandidateRow, found: Comparison) -> CandidateRow:
+    measured = next((m for m in found.metrics if m.metric == found.primary_metric and m.model == row.model), None)
+    quality = {} if measured is None else measured.model_dump(include={"value", "difference", "ci_low", "ci_high"})
+    return row.model_copy(update={**quality, "verdict": found.verdicts.get(row.model)})
+
+
+async def _loaded(context: OperationContext, written: Sequence[CandidateName], collection: str, connection: str | None) -> list[Candidate]:
+    """The candidates with their models; what cannot be searched together is refused before any of them is loaded.
 
     Raises:
-        Refused: a sparse or multivector model, with the way to measure it.
+        Refused: a sparse or multivector model alone, two models that do not go together, or one whose queries cannot be had.
     """
+    for name in written:
+        kinds = [await _kind(context, model) for model in name.models]
+        if name.added is not None:
+            check_kinds(name, *kinds)
+        elif kinds[0] is not ModelKind.DENSE:
+            raise await _alone(context, name.dense, kinds[0], written, collection)
+    made: list[tuple[CandidateName, Embedder, SparseEmbedder | MultivectorEmbedder | None]] = []
+    for name in written:
+        dense = await context.awaited_model(name.dense, connection)
+        if not is_dense(dense):
+            raise await _alone(context, name.dense, dense.spec.kind, written, collection)
+        added = None if name.added is None else await context.awaited_model(name.added, connection)
+        if added is None:
+            made.append((name, dense, None))
+            continue
+        check_kinds(name, dense.spec.kind, added.spec.kind)
+        assert is_sparse(added) or is_multivector(added)
+        if is_server_side(added) and added.spec.modifier != "idf":
+            raise Refused(
+                f"Nothing was compared: Qdrant does not show the vector that it makes of a query with {added.spec.name!r}, so {str(name)!r} cannot be "
+                f"searched in memory. {_afterwards(added.spec.name, added.spec.kind, collection)}"
+            )
+        made.append((name, dense, added))
+    labels = distinct([labelled(d.spec.name, name.how, None if a is None else a.spec.name) for name, d, a in made])
+    return [Candidate(label=label, dense=d, how=name.how, added=a) for label, (name, d, a) in zip(labels, made, strict=True)]
+
+
+async def _kind(context: OperationContext, model: str) -> ModelKind:
     resolved = await anyio.to_thread.run_sync(context.catalogue.resolve, model)
-    kind = await anyio.to_thread.run_sync(context.catalogue.kind, resolved)
-    if kind is ModelKind.DENSE:
-        loaded = await context.awaited_model(model, connection)
-        if is_dense(loaded):
-            return loaded
-        kind = loaded.spec.kind
-    raise Refused(
-        f"Nothing was compared: {str(resolved)!r} is a {kind.value} model, which is searched together with dense vectors, by the server. Add it with "
-        f"create_target(collection={collection!r}, strategy={_STRATEGY[kind]!r}, model={str(resolved)!r}, current_model=...); "
+    return await anyio.to_thread.run_sync(context.catalogue.kind, resolved)
+
+
+async def _alone(context: OperationContext, model: str, kind: ModelKind, written: Sequence[CandidateName], collection: str) -> Refused:
+    resolved = str(await anyio.to_thread.run_sync(context.catalogue.resolve, model))
+    sign = "+" if kind is ModelKind.SPARSE else ">"
+    beside = next((name.dense for name in written if name.dense != model), "dense model")
+    return Refused(
+        f"Nothing was compared: {resolved!r} is a {kind.value} model, which is searched together with dense vectors: write '{beside} {sign} {resolved}'. "
+        + _afterwards(resolved, kind, collection)
+    )
+
+
+def _afterwards(model: str, kind: ModelKind, collection: str) -> str:
+    return (
+        f"Or add it with create_target(collection={collection!r}, strategy={_STRATEGY[kind]!r}, model={model!r}, current_model=...); "
         "compare_models(migration_id=...) then measures dense search alone against both, before any reader changes."
     )
 
@@ -138,13 +192,14 @@ async def _keep_evidence(
     context: OperationContext,
     connection: str | None,
     collection: str,
-    embedders: Sequence[Embedder],
-    labels: Sequence[str],
+    candidates: Sequence[Candidate],
     found: Comparison,
 ) -> list[str]:
     """Record what was found about the baseline's own vectors cut; returns notes."""
-    baseline = embedders[0].spec
-    cuts = [(e.spec, label) for e, label in zip(embedders[1:], labels[1:], strict=True) if is_cut_of(e.spec, baseline)]
+    baseline = candidates[0].dense.spec
+    # Of searches by the vectors alone: a second model would hide what the cut loses.
+    alone = [candidate for candidate in candidates[1:] if candidate.added is None and candidates[0].added is None]
+    cuts = [(one.dense.spec, one.label) for one in alone if is_cut_of(one.dense.spec, baseline)]
     if not cuts or context.settings.is_read_only:
         return []
     names = ", ".join(repr(spec.name) for spec, _ in cuts)

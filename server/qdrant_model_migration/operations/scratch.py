@@ -10,10 +10,9 @@ import anyio
 import numpy as np
 from numpy.typing import NDArray
 
-from qdrant_model_migration.domain.metrics import Query, Run
+from qdrant_model_migration.domain.metrics import Query
 from qdrant_model_migration.domain.model import Side
 from qdrant_model_migration.domain.nearest import similarities, unit
-from qdrant_model_migration.domain.queries import Document
 from qdrant_model_migration.embedders.base import Dense, Embedder
 from qdrant_model_migration.embedders.retrying import embed_resilient
 from qdrant_model_migration.results import Progress
@@ -110,41 +109,3 @@ async def embedded_queries(embedder: Embedder, label: str, queries: Sequence[Que
 
     found = await embedded(embedder, [q.text for q in queries], Side.QUERY, tick)
     return {queries[at].id: row.tolist() for at, row in zip(found.kept, found.rows, strict=True)}
-
-
-async def run_on_sample(
-    embedder: Embedder, label: str, documents: Sequence[Document], queries: Sequence[Query], limit: int, progress: Report | None
-) -> tuple[Run, list[str]]:
-    """One candidate's rankings, and what was learnt about its speed, its price and its limits."""
-    texts = [document.text for document in documents]
-
-    async def tick(done: int) -> None:
-        await say(progress, f"embedding documents with {label}", len(texts), done)
-
-    found = await embedded(embedder, texts, Side.DOCUMENT, tick)
-    vectors = await embedded_queries(embedder, label, queries, progress)
-    rows: Dense = np.array(list(vectors.values()), dtype=np.float32).reshape(len(vectors), embedder.spec.dimensions or 0)
-    order, ties = await ranked(found.rows, rows, embedder.spec.distance, limit)
-    ids = [documents[at].id for at in found.kept]
-    run = Run(model=label, found={query: tuple(ids[at] for at in best) for query, best in zip(vectors, order, strict=True)}, ties=ties)
-    notes = [await _costs(embedder, label, texts[:256], len(set(texts)) / found.seconds if found.seconds > 0 else None)]
-    if len(found.kept) < len(texts):
-        notes.append(
-            f"{len(texts) - len(found.kept)} of {len(texts)} documents could not be embedded by {label!r}, so it cannot find them."
-        )
-    return run, notes
-
-
-async def _costs(embedder: Embedder, label: str, texts: Sequence[str], per_second: float | None) -> str:
-    spec = embedder.spec
-    parts = [f"{(spec.dimensions or 0) * 4:,} bytes a vector"]
-    if per_second is not None:
-        parts.insert(0, f"{per_second:,.0f} documents/s")
-    tokens = await embedder.count_tokens(texts)
-    if tokens:
-        if spec.price_per_million is not None:
-            parts.append(f"USD {spec.price_per_million * sum(tokens) / len(tokens):,.2f} per million points")
-        cut = sum(count > spec.max_tokens for count in tokens) / len(tokens) if spec.max_tokens else 0.0
-        if cut:
-            parts.append(f"{cut:.0%} of the texts are longer than its {spec.max_tokens} tokens and are cut")
-    return f"{label!r}: {', '.join(parts)}."

@@ -6,7 +6,17 @@ Field names are stable; fields may be added, with defaults. Point ids are tagged
 from __future__ import annotations
 
 from qdrant_model_migration.results.common import NextStep, Result, Wire, WriteResult
-from qdrant_model_migration.results.compare import ChangedQuery, CompareResult, Comparison, Hit, Latency, Metric, QueryCounts, Slice
+from qdrant_model_migration.results.compare import (
+    CandidateRow,
+    ChangedQuery,
+    CompareResult,
+    Comparison,
+    Hit,
+    Latency,
+    Metric,
+    QueryCounts,
+    Slice,
+)
 from qdrant_model_migration.results.create_target import ConfigDifference, CreateTargetResult, RecipeInfo, Side
 from qdrant_model_migration.results.finish import FinishOutcome, FinishPlan, FinishResult
 from qdrant_model_migration.results.guidance import GuidanceResult, Section
@@ -40,6 +50,7 @@ from qdrant_model_migration.results.verify import ProvenanceCheck, Repaired, Rep
 
 __all__ = [
     "AliasInfo",
+    "CandidateRow",
     "Card",
     "ChangedQuery",
     "CollectionInfo",
