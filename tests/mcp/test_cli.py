@@ -18,7 +18,7 @@ from qdrant_model_migration.cli_calls import ANSWER_IS_NO, DONE, STILL_RUNNING, 
 from qdrant_model_migration.cli_names import COMMANDS, command_line, in_commands
 from qdrant_model_migration.cli_output import print_result
 from qdrant_model_migration.domain.points import Point
-from qdrant_model_migration.results import ChangedQuery, CompareResult, Hit, Result, SwapResult, VerifyResult
+from qdrant_model_migration.results import CandidateRow, ChangedQuery, CompareResult, Hit, Result, SwapResult, VerifyResult
 from qdrant_model_migration.tools import TOOLS
 from tests.conftest import Backend
 from tests.qdrant.seeds import NEW, OLD, opened, seed, text
@@ -243,6 +243,30 @@ def test_texts_of_points_cannot_drive_the_terminal(capsys: pytest.CaptureFixture
     out = capsys.readouterr().out
     assert not [c for c in out if not c.isprintable() and c != "\n"]
     assert "[bold]kept[/bold]" in out
+
+
+def test_candidates_are_shown_with_what_each_takes(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "160")
+    rows = [
+        CandidateRow(model="minilm", value=0.5, documents_per_second=1234.5, bytes_per_point=1536),
+        CandidateRow(
+            model="minilm + bm25 (RRF)",
+            value=0.61,
+            difference=0.11,
+            ci_low=0.02,
+            ci_high=0.2,
+            verdict="better",
+            usd_per_million_points=12.5,
+            bytes_per_point=2100,
+        ),
+    ]
+    print_result(CompareResult(summary="done", primary_metric="ndcg@10", candidates_table=rows), None)
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert "model ndcg@10 difference 95 % interval verdict documents/s USD per million points bytes a point" in lines
+    assert "minilm 0.5000 - - - 1,234 - 1,536" in lines
+    assert "minilm + bm25 (RRF) 0.6100 +0.1100 +0.0200 to +0.2000 better - 12.50 2,100" in lines
+    print_result(CompareResult(summary="of a migration"), None)
+    assert "Candidates" not in capsys.readouterr().out
 
 
 def test_serving_imports_neither_models_nor_metrics_before_they_are_needed() -> None:

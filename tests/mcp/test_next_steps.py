@@ -248,3 +248,29 @@ async def test_a_new_chat_finds_the_open_migration(any_qdrant: Backend, name: st
 def _backend(server: QdrantServer, name: str) -> Backend:
     environment = {**server.environment, "QDRANT_MIGRATION_LEDGER": f"_{name}_migrations"}
     return Backend(name=f"server {server.version}", environment=environment, version=server.version)
+
+
+async def test_a_hybrid_candidate_leads_to_the_field_beside_the_dense_one(
+    any_qdrant: Backend, name: str, asset_models: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where only the sparse field is new, the dense vectors stay; a baseline that has it already leads nowhere."""
+    async with opened(any_qdrant, monkeypatch) as context:
+        await seed(context, name, points=60)
+    async with hosted({**any_qdrant.environment, "QDRANT_MIGRATION_MODELS": asset_models}) as host:
+        asked = {"collection": name, "text_field": "text", "margin": 0.9}
+        found = await host.whole("compare_models", **asked, models=[OLD, f"{OLD} + bm25"])
+        assert [row["model"] for row in found["candidates_table"]] == [OLD, f"{OLD} + bm25 (RRF)"]
+        step = found["next_step"]
+        assert step["arguments"] == {
+            "collection": name,
+            "text_field": "text",
+            "goal": "add_sparse",
+            "model": "bm25",
+            "current_model": OLD,
+        }
+        advised = await host.call(step["tool"], **step["arguments"])
+        assert advised["recommendations"][0]["strategy"] == "add_sparse"
+        same = await host.whole("compare_models", **asked, models=[f"{OLD} + bm25", f"{OLD} + bm25"])
+        assert (same["verdict"], same["next_step"]) == ("equivalent", None)
+        other = await host.whole("compare_models", **asked, models=[OLD, f"{NEW} + bm25"])
+        assert (other["next_step"]["arguments"]["goal"], other["next_step"]["arguments"]["model"]) == ("replace_model", NEW)
