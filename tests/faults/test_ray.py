@@ -19,7 +19,7 @@ from tests.openai_server import Answer, OpenAIServer
 from tests.ray_cluster import RayCluster
 from tests.servers import QdrantServer
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(600)
 POINTS = 4000
 
 

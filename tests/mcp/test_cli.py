@@ -89,7 +89,7 @@ CREATE = ("--strategy", "new_collection", "--model", NEW, "--current-model", OLD
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 async def test_a_whole_migration_by_command_in_the_embedded_database(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str) -> None:
     """Each command is a process of its own; the driver runs inside it, so backfill stays until it is done."""
     person = await seeded(embedded(tmp_path), monkeypatch, name)
@@ -123,7 +123,7 @@ async def test_a_whole_migration_by_command_in_the_embedded_database(monkeypatch
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 async def test_a_worker_goes_on_alone_and_is_watched(monkeypatch: pytest.MonkeyPatch, server_1_17: QdrantServer, name: str) -> None:
     """With a server `backfill` returns at once, and another process follows the work to its end."""
     person = await seeded(on(server_1_17, name), monkeypatch, name, points=300)

@@ -23,7 +23,7 @@ from tests.mcp.hosts import Host, hosted, tokens, workers
 from tests.servers import QdrantServer
 from tests.servers import request as rest
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 TEMPLATE = "{title}\n{text}"
 MEASURED_RECALL = {"minilm-l2": 0.204, "minilm": 0.414, "minilm-1152": 0.414}

@@ -25,6 +25,8 @@ from qdrant_model_migration.operations.writing import account, insert_points, ma
 
 RANGES_AHEAD = 8
 MOST_FOREIGN = 20
+COUNTED = ("read", "written", "skipped", "failed", "tokens", "truncated")
+"""Of each range, for the progress."""
 DEFAULT_CONCURRENCY = 2
 
 
@@ -93,10 +95,12 @@ class Pipeline:
             MigrationError: the first failure that is not a single point's.
         """
         work = self._work
-        self._ranges = {r.number: r for r in await work.ledger.ranges(work.id)}
         work.progress.stage = "backfilling"
         work.progress.total = work.source_collection.points
-        self._count()
+        for name in COUNTED:
+            setattr(work.progress, name, 0)
+        for known in await work.ledger.ranges(work.id):
+            self._note(known)
         workers = self._hands.ranges_at_once if self._hands is not None else work.pace.concurrency or DEFAULT_CONCURRENCY
         work.throughput.begin("backfilling", work.progress.read)
         try:
@@ -119,7 +123,7 @@ class Pipeline:
                 if not await work.ledger.add_range(work.id, drawn):
                     # Recorded already: by a driver before us, with a boundary of its own, which holds.
                     drawn = next(r for r in await work.ledger.ranges(work.id) if r.number == drawn.number)
-                self._ranges[drawn.number] = drawn
+                self._note(drawn)
                 await send.send(drawn)
 
     async def _read_ids(self, offset: PointId | None, limit: int) -> tuple[list[PointId], PointId | None]:
@@ -135,8 +139,7 @@ class Pipeline:
 
     async def _took(self, current: Range) -> None:
         """A window was worked elsewhere."""
-        self._ranges[current.number] = current
-        self._count()
+        self._note(current)
         await self._save(current)
         self._stop_if_asked()
         await pause_at_cap(self._work)
@@ -161,8 +164,7 @@ class Pipeline:
             self._window_size.note(len(window), anyio.current_time() - began, is_paced=self._work.points_per_second is not None)
             cursor = tag(after) if after is not None and not is_last else made.cursor
             current = unsaved = made.model_copy(update={"cursor": cursor, "is_done": is_last, "is_started": True})
-            self._ranges[current.number] = current
-            self._count()
+            self._note(current)
             if is_last or self._work.points_per_second is not None:
                 # Before the waiting: a driver that ends while it waits leaves nothing to be read again.
                 await self._save(current)
@@ -229,15 +231,13 @@ class Pipeline:
         if self._is_stopping():
             raise Interrupted("The driver was asked to stop; what is written is recorded.")
 
-    def _count(self) -> None:
+    def _note(self, current: Range) -> None:
+        """Take a range as it is now. The counts are kept as sums: a billion points are tens of thousands of ranges."""
+        before = self._ranges.get(current.number, Range(number=current.number))
+        self._ranges[current.number] = current
         progress = self._work.progress
-        found = self._ranges.values()
-        progress.read = sum(r.read for r in found)
+        for name in COUNTED:
+            setattr(progress, name, getattr(progress, name) + getattr(current, name) - getattr(before, name))
         # An app that goes on inserting makes the collection larger than it was counted.
         progress.total = max(progress.total, progress.read)
-        progress.written = sum(r.written for r in found)
-        progress.skipped = sum(r.skipped for r in found)
-        progress.failed = sum(r.failed for r in found)
-        progress.tokens = sum(r.tokens for r in found)
-        progress.truncated = sum(r.truncated for r in found)
         self._work.throughput.note(progress.read)

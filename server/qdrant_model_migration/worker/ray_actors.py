@@ -94,7 +94,7 @@ class RayActors:
     def _room(self, resources: dict[str, float]) -> int:
         """As many actors as the cluster has room for now; at least one, for a cluster that grows on demand."""
         wanted = {"CPU": self._settings.actor_cpus, "GPU": self._settings.actor_gpus}
-        return max(1, min(int(resources.get(name, 0.0) / size) for name, size in wanted.items() if size > 0))
+        return max(1, min((int(resources.get(name, 0.0) / size) for name, size in wanted.items() if size > 0), default=1))
 
     async def _start(self) -> None:
         """Have an actor placed; it takes ranges once it has loaded the model."""
