@@ -19,7 +19,7 @@ from tests.openai_server import Answer, OpenAIServer
 from tests.ray_cluster import RayCluster
 from tests.servers import QdrantServer
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(1200)
 POINTS = 4000
 
 
@@ -55,12 +55,12 @@ async def test_a_node_that_is_killed_costs_at_most_its_windows(
                 app = App(at.source, seed=3, per_second=20, ids=at.ids)
                 provider.always = Answer(delay_s=0.3)
                 await at.start(executor="ray")
-                await at.until_written(256, timeout_s=120)
+                await at.until_written(256, timeout_s=400)
                 app.start()
-                await at.until_written(768, timeout_s=120)
+                await at.until_written(768, timeout_s=400)
                 await anyio.to_thread.run_sync(cluster.kill, 0)
                 provider.always = None
-                await at.until_phase("backfilled", timeout_s=150)
+                await at.until_phase("backfilled", timeout_s=400)
                 app.end()
                 assert len(await lost(at)) == 1
                 await at.verify_and_repair()
@@ -83,14 +83,14 @@ async def test_a_driver_that_is_killed_takes_its_actors_along_and_the_next_goes_
             async with scene(server_1_17, name, home, monkeypatch, points=POINTS, model="slow", texts=words, environment=more) as at:
                 provider.always = Answer(delay_s=0.3)
                 await at.start(executor="ray")
-                await at.until_written(256, timeout_s=120)
+                await at.until_written(256, timeout_s=400)
                 at.signal(await at.until_driven(), signal.SIGKILL)
                 await anyio.sleep(LEASE_S + 2)
                 held = count(at)
                 await anyio.sleep(2)
                 assert count(at) == held, "actors of a dead driver write nothing once its lease has run out"
                 await at.start(executor="ray")
-                await at.until_written(held + 256, timeout_s=120)
+                await at.until_written(held + 256, timeout_s=400)
                 await control_backfill(at.context, migration_id=at.migration_id, action="pause")
                 await anyio.sleep(LEASE_S)
                 held = count(at)
@@ -98,7 +98,7 @@ async def test_a_driver_that_is_killed_takes_its_actors_along_and_the_next_goes_
                 assert count(at) == held, "a pause reaches the actors"
                 provider.always = None
                 await control_backfill(at.context, migration_id=at.migration_id, action="resume")
-                await at.until_phase("backfilled", timeout_s=150)
+                await at.until_phase("backfilled", timeout_s=400)
                 assert (await at.verify()).is_complete
                 assert differences(at.source, at.target) == []
 
