@@ -18,7 +18,7 @@ import anyio
 from anyio import to_thread
 
 from qdrant_model_migration.domain.ranges import Range
-from qdrant_model_migration.errors import ConnectionFailed, Interrupted, MigrationError
+from qdrant_model_migration.errors import ConnectionFailed, Interrupted, LeaseLost, MigrationError
 from qdrant_model_migration.settings import RaySettings, check_ray
 from qdrant_model_migration.worker.pipeline import Save
 from qdrant_model_migration.worker.range_actor import RangeActor, raised
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 LOG = logging.getLogger(__name__)
 RANGES_AN_ACTOR = 2
 """While one waits for the model, the other reads or writes."""
+MOST_UNSEEN = 60
+"""Times that an actor may stop over one range, without a window in between, because it did not see the lease renewed."""
 MOST_DEATHS = 5
 """Of actors over one range without a window in between: then it is the range, or the cluster."""
 ROOM_S = 180.0
@@ -142,7 +144,7 @@ class RayActors:
         """
         import ray
 
-        deaths = 0
+        deaths = unseen = 0
         current = given
         while not current.is_done:
             name = await self._free()
@@ -152,7 +154,15 @@ class RayActors:
             try:
                 async for reference in actor.work_range.remote(current.model_dump_json()):
                     current = await self._taken(json.loads(await reference), name, took)
-                    deaths = 0
+                    deaths = unseen = 0
+                self._send.send_nowait(name)
+            except LeaseLost:
+                # It did not see the lease renewed in time, which a busy machine does to it. It goes on as soon as it does, where the lease is still ours.
+                self._work.check()
+                unseen += 1
+                if unseen > MOST_UNSEEN:
+                    raise
+                await anyio.sleep(1.0)
                 self._send.send_nowait(name)
             except ray.exceptions.RayTaskError as error:
                 LOG.error("%s failed: %s", name, error)
