@@ -19,7 +19,7 @@ from tests.mcp.app_host import MIME_TYPE, AppHost, app_shown
 from tests.mcp.hosts import Host, hosted, until
 from tests.qdrant.seeds import NEW, OLD, opened, seed, text
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(600)
 
 MARKUP = "<img src=x onerror=\"document.body.textContent='taken over'\"><b>bold</b>"
 POINTS = 1000
