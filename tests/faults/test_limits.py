@@ -94,6 +94,7 @@ async def test_under_a_ceiling_that_no_search_reaches_the_backfill_speeds_up(
 ) -> None:
     async with scene(server, name, home, monkeypatch, points=6000) as at:
         await at.start(max_source_latency_ms=60_000)
+        await at.until_written(1, timeout_s=100)
         began = anyio.current_time()
         await at.until_phase("backfilled", timeout_s=150)
         # It begins slowly; at that rate all the way it would not be over.
