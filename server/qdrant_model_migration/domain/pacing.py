@@ -36,13 +36,10 @@ class Ceiling:
     def __init__(self) -> None:
         self.points_per_second: float = FIRST_RATE
         """What is allowed now."""
-        self.latency_ms: float | None = None
-        """Of the last search that was looked at."""
         self._good = 0
 
     def note(self, latency_ms: float, ceiling_ms: float) -> None:
         """Take the latency of one search; infinite where it failed."""
-        self.latency_ms = latency_ms
         if latency_ms > ceiling_ms:
             self.points_per_second = max(LEAST_RATE, self.points_per_second * CUT)
             self._good = 0
