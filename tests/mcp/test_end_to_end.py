@@ -23,7 +23,7 @@ from tests.mcp.hosts import Host, hosted, tokens, workers
 from tests.servers import QdrantServer
 from tests.servers import request as rest
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400)]
 
 TEMPLATE = "{title}\n{text}"
 MEASURED_RECALL = {"minilm-l2": 0.204, "minilm": 0.414, "minilm-1152": 0.414}
@@ -286,7 +286,7 @@ async def _created(host: Host, alias: str, old: str, new: str, writes: str) -> s
 async def _backfilled_and_verified(host: Host, migration_id: str, embedded: Embedded, *, model: str) -> list[str]:
     started = await host.call("start_backfill", migration_id=migration_id)
     assert started["phase"] == "backfilling"
-    status = await host.backfilled(migration_id, within_s=400)
+    status = await host.backfilled(migration_id, within_s=900)
     assert status["progress"]["failed"] == 0
     assert status["worker"]["pid"] in {pid for pid, _ in workers()}
     verified = await host.whole("verify_target", migration_id=migration_id)

@@ -74,7 +74,7 @@ async def tools_at(url: str, token: str | None = None) -> list[str]:
     headers = {} if token is None else {"Authorization": f"Bearer {token}"}
     with anyio.fail_after(30):
         async with AsyncExitStack() as stack:
-            client = await stack.enter_async_context(httpx2.AsyncClient(headers=headers))
+            client = await stack.enter_async_context(httpx2.AsyncClient(headers=headers, timeout=20))
             connected = await stack.enter_async_context(Client(streamable_http_client(url, http_client=client)))
             inspected = await connected.call_tool("inspect_collection", {})
             assert not inspected.is_error

@@ -44,7 +44,7 @@ class Held:
         self._points = [Point(id=i, payload=points[i]) for i in sorted(points, key=order_key)]
 
     async def scroll(
-        self, collection: str, *, offset: PointId | None, limit: int, vectors: Sequence[str] = ()
+        self, collection: str, *, offset: PointId | None, limit: int, vectors: Sequence[str] = (), packed: bool = False
     ) -> tuple[list[Point], PointId | None]:
         start = 0 if offset is None else bisect_left(self._points, order_key(offset), key=lambda p: order_key(p.id))
         page = self._points[start : start + limit]
@@ -56,7 +56,14 @@ def found(source: dict[PointId, Payload], target: dict[PointId, Payload], page: 
     ends = SimpleNamespace(source=SimpleNamespace(collection="a"), target=SimpleNamespace(collection="b"))
     work = cast(
         Work,
-        SimpleNamespace(source=Held(source), target=Held(target), migration=ends, page=page, read_fields=[]),
+        SimpleNamespace(
+            source=Held(source),
+            target=Held(target),
+            migration=ends,
+            page=page,
+            read_fields=[],
+            source_collection=SimpleNamespace(page_limit=None),
+        ),
     )
     tally = Tally()
 

@@ -120,6 +120,13 @@ def independent_interval(differences: Rows, seed: int) -> tuple[float, float]:
     return float(means[249]), float(means[9_749])
 
 
+def independent_p_value(differences: Rows, seed: int) -> float:
+    """A two-sided sign-flip test of another generator, with all signs drawn at once."""
+    signs = np.random.RandomState(seed).choice([-1.0, 1.0], size=(10_000, len(differences)))
+    extreme = np.abs(signs @ differences) >= abs(differences.sum()) - 1e-12
+    return float((extreme.sum() + 1) / 10_001)
+
+
 async def test_full_model_is_better_than_two_layers_by_numbers_of_other_code(
     tmp_path: Path, embedded: Embedded, asset_models: str, assets: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -138,7 +145,8 @@ async def test_full_model_is_better_than_two_layers_by_numbers_of_other_code(
         assert ours["minilm", name].difference == pytest.approx((other - one).mean(), abs=1e-6)
         low, high = independent_interval(other - one, 7)
         assert (ours["minilm", name].ci_low, ours["minilm", name].ci_high) == pytest.approx((low, high), abs=0.005)
-        assert ours["minilm", name].p_value == pytest.approx(1 / 10_001)
+        # A few in ten thousand: how many depends on last digits, in which processors differ.
+        assert ours["minilm", name].p_value == pytest.approx(independent_p_value(other - one, 7), abs=0.0005)
 
 
 async def test_int8_is_equivalent_or_undecided(
