@@ -59,7 +59,7 @@ def test_the_page_keeps_to_itself_and_only_two_tools_show_it() -> None:
     html = page()
     assert html.count("<script>") == html.count("<style>") == 1
     assert "/* style.css */" not in html
-    assert "/* script.js */" not in html
+    assert not [part for part in ("style.css", "script.js", "comparison.js") if f"/* {part} */" in html]
     assert "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'" in html
     # The name of SVG's namespace is no address that anything is fetched from.
     assert re.findall(r"https?://[^\s\"'`]+", html) == ["http://www.w3.org/2000/svg"]
@@ -224,6 +224,14 @@ async def test_candidates_on_a_sample_a_refusal_and_no_migration_are_shown_too(
         drawn = await shown.page.inside("[...document.querySelectorAll('#differences g')].map((part) => part.textContent)")
         differing = [m for m in found["metrics"] if m["difference"] is not None]
         assert drawn == [f"{m['metric']} {m['model']}"[:28] + f"{m['difference']:+.3f}" for m in differing]
+        cells = "[...document.querySelectorAll('#candidates tbody tr')].map((row) => [...row.children].map((cell) => cell.textContent))"
+        costs = [
+            ("" if of is None else f"{of:,.0f}" for of in (c["documents_per_second"], c["usd_per_million_points"], c["bytes_per_point"]))
+            for c in found["candidates_table"]
+        ]
+        shown_costs = [(row[0], *row[4:]) for row in await shown.page.inside(cells)]
+        assert shown_costs == [(model, *cost) for model, cost in zip(models, costs, strict=True)]
+        assert {row[6] for row in await shown.page.inside(cells)} == {f"{4 * int(model.rpartition('-')[2]):,}" for model in models}
         assert await shown.page.inside("document.getElementById('migration').hidden")
         assert shown.asked == []
 

@@ -128,7 +128,7 @@ def test_names_match_exactly_before_they_match_loosely(name: str, found: list[st
 
 def test_batches_hold_texts_of_like_length_within_both_bounds() -> None:
     lengths = [10, 5000, 20, 100_000, 30, 4000]
-    made = list(batches(lengths, 2, 10_000))
+    made = list(batches(lengths, lambda: 2, 10_000))
     assert made == [[3], [1, 5], [4, 2], [0]]
     assert sorted(position for batch in made for position in batch) == list(range(6))
 

@@ -12,9 +12,10 @@ from anyio import to_thread
 from qdrant_model_migration.domain.model import ModelKind, ModelSpec, Side
 from qdrant_model_migration.embedders import fastembed_files as files
 from qdrant_model_migration.embedders.base import Dense, Row
+from qdrant_model_migration.embedders.batch_sizes import BatchSizes
 from qdrant_model_migration.embedders.checks import check_answer
 from qdrant_model_migration.embedders.fastembed_loading import load_builtin, load_directory
-from qdrant_model_migration.embedders.fastembed_model import BATCH_SIZE, FastEmbedModel, limit_tokens
+from qdrant_model_migration.embedders.fastembed_model import FastEmbedModel, limit_tokens
 from qdrant_model_migration.embedders.prefixes import Prefixes, chosen_prefixes, known_prefixes
 from qdrant_model_migration.errors import ModelNotUsable, SettingsError
 from qdrant_model_migration.settings import ModelSettings
@@ -76,7 +77,7 @@ async def load_fastembed(name: str, model: str | None, entry: ModelSettings | No
         price_per_million=entry.price_per_million if entry else None,
         note=_note(prefixes) if entry is None or not {"document_prefix", "query_prefix"} & entry.model_fields_set else None,
     )
-    embedder = FastEmbedder(spec, loaded, (entry.batch_size if entry else None) or BATCH_SIZE)
+    embedder = FastEmbedder(spec, loaded, BatchSizes(entry.batch_size if entry else None))
     return await _measured(embedder, entry.dimensions if entry else None)
 
 

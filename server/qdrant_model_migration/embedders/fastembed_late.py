@@ -16,9 +16,10 @@ from anyio import to_thread
 from qdrant_model_migration.domain.model import ModelKind, ModelSpec, Side
 from qdrant_model_migration.embedders import fastembed_files as files
 from qdrant_model_migration.embedders.base import Multivector
+from qdrant_model_migration.embedders.batch_sizes import BatchSizes
 from qdrant_model_migration.embedders.checks import check_multivectors
 from qdrant_model_migration.embedders.fastembed_loading import check_settings, load_builtin, load_directory
-from qdrant_model_migration.embedders.fastembed_model import BATCH_SIZE, FastEmbedModel, limit_tokens
+from qdrant_model_migration.embedders.fastembed_model import FastEmbedModel, limit_tokens
 from qdrant_model_migration.embedders.prefixes import Prefixes, chosen_prefixes
 from qdrant_model_migration.errors import ModelNotUsable
 from qdrant_model_migration.settings import ModelSettings
@@ -71,7 +72,7 @@ async def load_late_interaction(name: str, model: str, entry: ModelSettings | No
         query_prefix=prefixes.query,
         fingerprint=print_,
     )
-    embedder = LateInteractionFastEmbedder(spec, loaded, (entry.batch_size if entry else None) or BATCH_SIZE)
+    embedder = LateInteractionFastEmbedder(spec, loaded, BatchSizes(entry.batch_size if entry else None))
     probe = await embedder._probe()
     measured = probe.shape[1]
     if entry is not None and entry.dimensions not in (None, measured):

@@ -6,13 +6,15 @@ length are fastest and stay small in memory. Vectors of dynamically quantized mo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from anyio import CapacityLimiter, to_thread
 
 from qdrant_model_migration.domain.model import ModelSpec, Side
+from qdrant_model_migration.embedders.batch_sizes import BatchSizes
 from qdrant_model_migration.embedders.checks import PROBE, blame, check_texts
 from qdrant_model_migration.embedders.fastembed_loading import first_line, model_errors
 from qdrant_model_migration.errors import BadText, BatchTooLarge, ModelNotUsable
@@ -21,9 +23,6 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 R = TypeVar("R")
-
-BATCH_SIZE = 8
-"""Best or close to it for every model measured (facts, "Speed"); 256, FastEmbed's default, costs half the speed and 3 GB."""
 
 _WINDOW = 256
 """Texts sorted by length together: 512 gains 2 % more."""
@@ -37,14 +36,14 @@ class FastEmbedModel(Generic[R]):
 
     Args:
         model: The object of FastEmbed's facade: TextEmbedding, SparseTextEmbedding or LateInteractionTextEmbedding.
-        batch_size: Texts in one call of FastEmbed.
+        sizes: Texts in one call of FastEmbed.
         batch_characters: Bound of the padded characters in one call.
     """
 
-    def __init__(self, spec: ModelSpec, model: Any, batch_size: int, batch_characters: int = BATCH_CHARACTERS) -> None:
+    def __init__(self, spec: ModelSpec, model: Any, sizes: BatchSizes, batch_characters: int = BATCH_CHARACTERS) -> None:
         self._spec = spec
         self._model = model
-        self._batch_size = batch_size
+        self._sizes = sizes
         self._batch_characters = batch_characters
         self._limiter = CapacityLimiter(1)
         self._counter: Tokenizer | None = None
@@ -94,27 +93,31 @@ class FastEmbedModel(Generic[R]):
         found: dict[int, R] = {}
         # What is cut off costs nothing; six characters a token is more than any common language has.
         longest = 6 * (self._spec.max_tokens or 10**6)
-        for batch in batches([min(len(text), longest) for text in ready], self._batch_size, self._batch_characters):
+        lengths = [min(len(text), longest) for text in ready]
+        trial = self._sizes.window(lengths, self._batch_characters)
+        for batch in batches(lengths, trial.size, self._batch_characters):
             # One visit to the thread a batch: a cancelled call ends with its batch, not with its last text.
-            raw = partial(self._run, side=side)
+            raw = partial(self._run, side=side, took=partial(trial.took, len(batch), sum(lengths[i] for i in batch)))
             try:
                 found |= zip(batch, await raw([ready[i] for i in batch]), strict=True)
             except BadText as error:
-                raise await blame(error, raw, prefix + PROBE, self._spec.name) from None
+                raise await blame(error, partial(self._run, side=side), prefix + PROBE, self._spec.name) from None
         return [found[i] for i in range(len(ready))]
 
-    async def _run(self, texts: list[str], side: Side) -> Sequence[R]:
+    async def _run(self, texts: list[str], side: Side, took: Callable[[float], None] = lambda _: None) -> Sequence[R]:
+        """The model's vectors of so few texts; `took` hears the seconds that they cost, waiting for others left out."""
         model = self._model
         if model is None:
             raise ModelNotUsable(f"Model {self._spec.name!r} was closed.")
         call = model.query_embed if side is Side.QUERY else model.passage_embed
         try:
-            vectors = await to_thread.run_sync(_consume, call, texts, limiter=self._limiter)
+            vectors, seconds = await to_thread.run_sync(_consume, call, texts, limiter=self._limiter)
         except model_errors() as error:
             # onnxruntime tells memory from arguments only in words.
             if len(texts) > 1 and (isinstance(error, MemoryError) or "allocate" in str(error).lower()):
                 raise BatchTooLarge(f"There is not enough memory to embed {len(texts)} texts at once with {self._spec.name!r}.") from None
             raise BadText(f"Model {self._spec.name!r} failed on {_texts(len(texts))} ({first_line(error)}).") from None
+        took(seconds)
         return self._check(vectors, len(texts))
 
     async def _probe(self) -> R:
@@ -134,13 +137,13 @@ class FastEmbedModel(Generic[R]):
         return self._spec.query_prefix if side is Side.QUERY else self._spec.document_prefix
 
 
-def batches(lengths: Sequence[int], size: int, total: int) -> Iterable[list[int]]:
-    """Positions, longest texts first, in groups of at most `size` texts and `total` padded length, at least one text each."""
+def batches(lengths: Sequence[int], size: Callable[[], int], total: int) -> Iterator[list[int]]:
+    """Positions, longest texts first, in groups of at most `size()` texts and `total` padded length, at least one text each."""
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
     start = 0
     while start < len(order):
         # Sorted: the first text is the longest, to whose length the others are padded.
-        fitting = max(1, min(size, total // max(1, lengths[order[start]])))
+        fitting = max(1, min(size(), total // max(1, lengths[order[start]])))
         yield order[start : start + fitting]
         start += fitting
 
@@ -155,9 +158,10 @@ def limit_tokens(tokenizer: Tokenizer, wanted: int | None) -> int | None:
     return wanted
 
 
-def _consume(call: Callable[..., Iterable[Any]], texts: list[str]) -> list[Any]:
+def _consume(call: Callable[..., Iterable[Any]], texts: list[str]) -> tuple[list[Any], float]:
+    began = time.perf_counter()
     # FastEmbed's answers are lazy: the work, and its errors, come with consumption.
-    return list(call(texts, batch_size=len(texts)))
+    return list(call(texts, batch_size=len(texts))), time.perf_counter() - began
 
 
 def _untruncated(tokenizer: Tokenizer) -> Tokenizer:

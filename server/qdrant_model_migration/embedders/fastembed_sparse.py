@@ -15,9 +15,10 @@ from anyio import to_thread
 from qdrant_model_migration.domain.model import ModelKind, ModelSpec, Side
 from qdrant_model_migration.embedders import fastembed_files as files
 from qdrant_model_migration.embedders.base import SparseVector
+from qdrant_model_migration.embedders.batch_sizes import BatchSizes
 from qdrant_model_migration.embedders.checks import check_sparse
 from qdrant_model_migration.embedders.fastembed_loading import check_settings, load_builtin, load_directory
-from qdrant_model_migration.embedders.fastembed_model import BATCH_SIZE, FastEmbedModel, limit_tokens
+from qdrant_model_migration.embedders.fastembed_model import FastEmbedModel, limit_tokens
 from qdrant_model_migration.embedders.prefixes import Prefixes, chosen_prefixes
 from qdrant_model_migration.errors import ModelNotUsable, SettingsError
 from qdrant_model_migration.settings import ModelSettings
@@ -101,8 +102,8 @@ async def load_sparse(name: str, model: str, entry: ModelSettings | None) -> Spa
         modifier="idf" if description.requires_idf else None,
         options={**recorded, "tokenizer": TOKENIZER} if is_bm25 else recorded,
     )
-    batch_size = (entry.batch_size if entry else None) or (_BM25_BATCH_SIZE if is_bm25 else BATCH_SIZE)
-    embedder = SparseFastEmbedder(spec, loaded, batch_size, _BM25_CHARACTERS if is_bm25 else _BATCH_CHARACTERS)
+    sizes = BatchSizes((entry.batch_size if entry else None) or (_BM25_BATCH_SIZE if is_bm25 else None))
+    embedder = SparseFastEmbedder(spec, loaded, sizes, _BM25_CHARACTERS if is_bm25 else _BATCH_CHARACTERS)
     if not (await embedder._probe())["indices"]:
         await embedder.close()
         raise ModelNotUsable(f"Model {name!r} was loaded, but finds nothing that counts in an ordinary English sentence.")
