@@ -331,7 +331,7 @@ async def test_a_swap_that_was_begun_and_is_not_over_is_named_where_another_is_a
     assert f"migration_status(migration_id={me!r})" in refusal
 
 
-async def test_what_this_version_does_not_do_is_refused_not_ignored(
+async def test_an_argument_that_would_be_of_no_use_is_refused_not_ignored(
     any_qdrant: Backend, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with opened(any_qdrant, monkeypatch) as context:

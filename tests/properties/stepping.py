@@ -188,5 +188,10 @@ def arm(monkeypatch: pytest.MonkeyPatch, dead: set[str]) -> None:
     for constant in ("operations.catch_up.SETTLE_S", "operations.sweep.PAUSE_S", "worker.driver.POLL_S"):
         monkeypatch.setattr(f"{package}.{constant}", 0.0)
     monkeypatch.setattr(f"{package}.worker.phase_work.LEAST_PAUSE_S", NEVER_S)
-    for constant in ("worker.operations.SHOW_EVERY_S", "operations.closing.MOST_FENCE_S", "operations.fencing.LIFT_S"):
+    for constant in (
+        "worker.operations.SHOW_EVERY_S",
+        "operations.closing.MOST_FENCE_S",
+        "operations.closing.MOST_FENCED_PASS_S",
+        "operations.fencing.LIFT_S",
+    ):
         monkeypatch.setattr(f"{package}.{constant}", NEVER_S)

@@ -313,8 +313,14 @@ async def test_a_pass_that_takes_longer_than_writers_may_wait_raises_no_fence(
 ) -> None:
     async with opened(backend_of(server_1_17, name), monkeypatch) as context:
         work = await verified(context, name)
+        found = work.migration.verification
+        assert found is not None
+        assert found.pass_seconds is not None
+        slow = found.model_copy(update={"pass_seconds": 80.0})
+        await work.change(lambda m: m.model_copy(update={"verification": slow}))
         plan = await planned_swap(work)
-        monkeypatch.setattr(closing, "MOST_FENCE_S", 0.0)
+        assert "took 80 s at the verification" in " ".join(plan.breaks)
+        monkeypatch.setattr(closing, "MOST_FENCED_PASS_S", 0.0)
         with pytest.raises(Refused, match="fence=false"):
             await swap(work, code=plan.code)
         assert "fence_raised" not in [e.event for e in await work.ledger.events(work.id)]

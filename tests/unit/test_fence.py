@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from qdrant_model_migration.domain.collection import UNLIMITED_WRITES, Collection, config_differences
-from qdrant_model_migration.domain.fence import is_lifted, lifted, raised, why_unfenced
+from qdrant_model_migration.domain.fence import MOST_FENCED_PASS_S, is_lifted, lifted, outlasted_fence, raised, why_unfenced
 
 
 def collection(strict: Any = None, **changes: Any) -> Collection:
@@ -58,3 +58,11 @@ def test_a_fence_that_was_lifted_is_no_difference_between_two_collections(strict
         "strict_mode_config.enabled",
         "strict_mode_config.write_rate_limit",
     ]
+
+
+def test_a_plan_says_beforehand_that_the_writers_would_wait_for_too_long() -> None:
+    assert outlasted_fence(None) is None
+    assert outlasted_fence(MOST_FENCED_PASS_S) is None
+    told = outlasted_fence(80.4) or ""
+    assert "took 80 s" in told
+    assert "fence=false" in told

@@ -13,6 +13,8 @@ from qdrant_model_migration.domain.recipe import Endpoint
 
 MOST_FENCE_S = 45.0
 """How long the passes may take while writers wait. After a minute the limiter would let the next write through."""
+MOST_FENCED_PASS_S = MOST_FENCE_S / 2
+"""How long a pass before may have taken: one that finds something is followed by another while writers still wait."""
 _OWN = frozenset({"enabled", "write_rate_limit"})
 
 
@@ -64,6 +66,16 @@ def lifted(before: Json) -> Json:
 
 def is_lifted(now: Json, before: Json) -> bool:
     return all(now.get(key) == value for key, value in lifted(before).items())
+
+
+def outlasted_fence(pass_s: float | None) -> str | None:
+    """What is to be expected of a fence where comparing both sides takes so long; None where it fits, or nothing was measured."""
+    if pass_s is None or pass_s <= MOST_FENCED_PASS_S:
+        return None
+    return (
+        f"Comparing every point took {pass_s:.0f} s at the verification, and writers are made to wait only where that takes {MOST_FENCED_PASS_S:.0f} s at most: expect "
+        "this swap to be refused, with nothing changed. With fence=false nobody waits, and late writes are carried over by their numbers."
+    )
 
 
 def fence_told(collection: str, alias: str) -> str:

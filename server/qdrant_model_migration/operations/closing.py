@@ -5,7 +5,7 @@ from __future__ import annotations
 import anyio
 
 from qdrant_model_migration.domain.catch_up import SHORT_PASS_S, is_caught_up
-from qdrant_model_migration.domain.fence import MOST_FENCE_S
+from qdrant_model_migration.domain.fence import MOST_FENCE_S, MOST_FENCED_PASS_S
 from qdrant_model_migration.domain.verification import Tally
 from qdrant_model_migration.errors import Refused
 from qdrant_model_migration.operations.catch_up import catch_up_pass
@@ -35,7 +35,7 @@ async def close_the_lag(work: Work, *, is_fenced: bool) -> int | None:
     found: list[int] = []
     took_s = 0.0
     # While writers wait a pass takes no second looks, so that it is shorter than those before it.
-    most_s = MOST_FENCE_S / 2 if is_fenced else SHORT_PASS_S
+    most_s = MOST_FENCED_PASS_S if is_fenced else SHORT_PASS_S
     for _ in range(MOST_PASSES):
         mark = await work.source_mark()
         work.written = {}
@@ -51,7 +51,7 @@ async def close_the_lag(work: Work, *, is_fenced: bool) -> int | None:
             return await _close_behind_fence(work)
     if is_fenced and is_caught_up(found, work.source_collection.points, took_s):
         raise Refused(
-            f"Nothing was changed: a pass over both collections takes {took_s:.0f} s, and writers are to be kept waiting for {MOST_FENCE_S:.0f} s at most. Call "
+            f"Nothing was changed: a pass over both collections takes {took_s:.0f} s, and {MOST_FENCED_PASS_S:.0f} s is the most for which writers are kept waiting for one. Call "
             "swap_alias with fence=false: nobody waits, and late writes are carried over by their numbers."
         )
     raise Refused(

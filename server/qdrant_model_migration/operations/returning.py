@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import anyio
 
-from qdrant_model_migration.domain.fence import MOST_FENCE_S
+from qdrant_model_migration.domain.fence import MOST_FENCE_S, MOST_FENCED_PASS_S
 from qdrant_model_migration.domain.recipe import Cutover
 from qdrant_model_migration.errors import Refused
 from qdrant_model_migration.operations.carry_back import carry_back, why_not
@@ -35,9 +35,9 @@ async def carry_back_before_moves(work: Work, *, is_fenced: bool) -> Cutover | N
                 return anyio.current_time() - began <= most_s or not is_fenced
         return False
 
-    if not await passes(MOST_FENCE_S / 2) and is_fenced:
+    if not await passes(MOST_FENCED_PASS_S) and is_fenced:
         raise Refused(
-            f"Nothing was moved: a look at both collections takes longer than writers may be kept waiting ({MOST_FENCE_S:.0f} s). What was written to "
+            f"Nothing was moved: a look at both collections takes longer than writers may be kept waiting for it ({MOST_FENCED_PASS_S:.0f} s). What was written to "
             f"{work.migration.target.collection!r} so far is carried back; call swap_alias with fence=false, so that nobody waits."
         )
     if is_fenced:

@@ -9,7 +9,7 @@ import anyio
 from qdrant_model_migration.domain.breaks import breaks_back, breaks_of, returned
 from qdrant_model_migration.domain.carry_back import most_deletes
 from qdrant_model_migration.domain.cutover import SwapFacts, check_gates, comparison_line, is_fence_of_use, overrides_of, shown
-from qdrant_model_migration.domain.fence import fence_told, why_unfenced
+from qdrant_model_migration.domain.fence import fence_told, outlasted_fence, why_unfenced
 from qdrant_model_migration.domain.migration import Migration
 from qdrant_model_migration.domain.moves import MOST_NAMED, moves_across, moves_back, moves_forward, named
 from qdrant_model_migration.domain.points import tag
@@ -68,6 +68,8 @@ async def swap_facts(
         )
         if unfenced is not None and not sources.connection.is_embedded:
             breaks = (*breaks, f"Writers of {source.name!r} cannot be made to wait: {unfenced}.")
+        if is_fenced and unfenced is None and migration.verification and (told := outlasted_fence(migration.verification.pass_seconds)):
+            breaks = (*breaks, told)
         created = [m.alias for m in moves if m.previous is None]
         if created and left and not migration.is_across_servers:
             breaks = (

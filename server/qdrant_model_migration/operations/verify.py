@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from itertools import islice
 
+import anyio
+
 from qdrant_model_migration.domain.collection import config_differences
 from qdrant_model_migration.domain.points import PointId, tag
 from qdrant_model_migration.domain.verification import Difference, Expectation, Kind, Tally
@@ -40,10 +42,12 @@ async def verify(work: Work, *, provenance_sample: int, may_catch_up: bool = Tru
     expected = await expectation(work, checks_made=True)
     tally = Tally()
     found: dict[PointId, Difference] = {}
+    began = anyio.current_time()
     async for difference in differences(work, expected, tally):
         if len(found) < MOST_LOOKED_AT_AGAIN:
             found[difference.id] = difference
         work.progress.read = tally.source_points
+    pass_s = anyio.current_time() - began
     beyond = sum(tally.differences.values()) - len(found)
     remaining = list(found.values())
     if may_catch_up and work.migration.writes != "frozen" and work.migration.is_serving_source:
@@ -82,6 +86,7 @@ async def verify(work: Work, *, provenance_sample: int, may_catch_up: bool = Tru
         },
         problems=problems,
         at=now(work.ledger),
+        pass_seconds=round(pass_s, 1),
         lease_epoch=work.epoch,
         source_operation=mark,
         coverage=await _coverage(work),

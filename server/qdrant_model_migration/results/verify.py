@@ -51,6 +51,7 @@ class Verification(Wire):
     sample_reasons: dict[str, str] = Field(default={}, description="what is wrong with each sample, by point id")
     problems: list[str] = []
     at: str = ""
+    pass_seconds: float | None = Field(default=None, description="what comparing every point took")
     lease_epoch: int = 0
     source_operation: int | None = Field(default=None, description="number of the last operation on the source before the first look")
     coverage: float | None = Field(
