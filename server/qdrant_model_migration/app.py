@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
+import anyio
 from mcp.server.apps import APP_MIME_TYPE, Apps
 from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.mcpserver.exceptions import ResourceError
@@ -19,8 +20,11 @@ from qdrant_model_migration.operations.requests import LocalOperations
 from qdrant_model_migration.redaction import known_secrets, redacted
 from qdrant_model_migration.settings import Settings
 from qdrant_model_migration.tools import TOOLS, dashboard
+from qdrant_model_migration.tools.icon import ICON
+from qdrant_model_migration.tools.prompts import add_prompts
 from qdrant_model_migration.tools.server import ToolServer
 from qdrant_model_migration.tools.support import App, answering, app_of, told
+from qdrant_model_migration.tools.updates import Updates
 from qdrant_model_migration.worker.detach import Drivers
 
 if TYPE_CHECKING:
@@ -54,13 +58,17 @@ that is new for each text.
 
 def build_server(settings: Settings) -> MCPServer[App]:
     """The server for these settings. In read-only mode the writing tools are not registered at all."""
+    updates = Updates()
 
     @asynccontextmanager
     async def lifespan(server: MCPServer[App]) -> AsyncIterator[App]:
         async with OperationContext(settings, model_wait_s=MODEL_WAIT_S) as context:
             drivers = Drivers(context)
             context.ensure_driver = drivers.ensure
-            yield App(context=context, drivers=drivers, local=LocalOperations())
+            async with anyio.create_task_group() as group:
+                group.start_soon(updates.watch, context)
+                yield App(context=context, drivers=drivers, local=LocalOperations())
+                group.cancel_scope.cancel()
 
     server = ToolServer(
         NAME,
@@ -70,6 +78,8 @@ def build_server(settings: Settings) -> MCPServer[App]:
         lifespan=lifespan,
         log_level="WARNING",
         extensions=[_apps()],
+        icons=[ICON],
+        subscriptions=updates,
     )
     offered = [spec for spec in TOOLS if not (spec.is_writing and settings.is_read_only)]
     names = frozenset(spec.name for spec in offered)
@@ -79,10 +89,12 @@ def build_server(settings: Settings) -> MCPServer[App]:
             title=spec.title,
             description=spec.description,
             annotations=spec.annotations,
+            icons=[ICON],
             meta=dashboard.META if spec.is_shown else None,
         )
     _add_resources(server)
-    _add_prompts(server)
+    add_prompts(server)
+    server.take_requests(updates)
     return server
 
 
@@ -146,33 +158,3 @@ async def _reported(ctx: Context[Any, Any], migration_id: str, told: Callable[[L
         return await told(*await find_migration(app_of(ctx).context, migration_id))
     except MigrationError as error:
         raise ResourceError(redacted(visible(str(error), one_line=True))) from None
-
-
-def _add_prompts(server: MCPServer[App]) -> None:
-    @server.prompt(name="replace_model", title="Replace the embedding model", description="Move a collection to another embedding model")
-    def replace_model(collection: str, model: str = "") -> str:
-        wanted = f"to {model}" if model else "to a better embedding model; help me choose one"
-        return f"Move my Qdrant collection {collection!r} {wanted}. Begin with inspect_collection, show me the decision card before creating anything, and ask me before the swap."
-
-    @server.prompt(
-        name="compare_models", title="Compare embedding models", description="Find out whether another model searches better on my data"
-    )
-    def compare(collection: str, models: str) -> str:
-        return f"Compare these embedding models on my Qdrant collection {collection!r}: {models}. Nothing may be written. Ask me for real queries first."
-
-    @server.prompt(name="add_hybrid_search", title="Add sparse vectors", description="From dense to hybrid search")
-    def add_sparse(collection: str) -> str:
-        return f"I want hybrid search on my Qdrant collection {collection!r}. Inspect it, then tell me with recommend_strategy (goal add_sparse) what is possible."
-
-    @server.prompt(name="add_reranking", title="Add multivectors", description="Late-interaction reranking")
-    def add_multivector(collection: str) -> str:
-        return f"I want late-interaction reranking on my Qdrant collection {collection!r}. Inspect it, then use recommend_strategy with goal add_multivector."
-
-    @server.prompt(name="shrink_vectors", title="Make vectors smaller", description="Less RAM and disk without losing quality unseen")
-    def shrink(collection: str) -> str:
-        return f"The vectors of my Qdrant collection {collection!r} take too much memory. Use recommend_strategy with goals shrink_vectors and change_quantization and explain the trade-offs."
-
-    @server.prompt(name="resume_migration", title="Take up a migration", description="Find the open migration and go on with it")
-    def resume(migration_id: str = "") -> str:
-        which = f"migration {migration_id}" if migration_id else "the open migration"
-        return f"Look with migration_status at {which}, tell me where it stands, and propose how to go on."

@@ -7,8 +7,10 @@ import json
 import os
 import shutil
 import sys
+import threading
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import anyio
 import numpy as np
@@ -17,6 +19,7 @@ import pytest
 from qdrant_model_migration.domain.model import Side
 from qdrant_model_migration.embedders.base import Embedder
 from qdrant_model_migration.embedders.catalogue import Catalogue
+from qdrant_model_migration.embedders.cores import usable_cores
 from qdrant_model_migration.embedders.fastembed import FastEmbedder, load_fastembed
 from qdrant_model_migration.environment import read_settings
 from qdrant_model_migration.errors import BadText, ModelNotUsable, SettingsError
@@ -73,16 +76,35 @@ async def test_a_local_directory_is_measured_and_fingerprinted(catalogue: Catalo
     await catalogue.close()
 
 
-@pytest.mark.parametrize(("stated", "used"), [("3", 3), (None, 0)])
-async def test_a_model_uses_the_threads_that_it_is_granted(
-    assets: Path, monkeypatch: pytest.MonkeyPatch, stated: str | None, used: int
-) -> None:
-    """0 is onnxruntime's own choice: one a core."""
+@pytest.mark.parametrize("stated", ["3", "1", None])
+async def test_a_model_uses_the_threads_that_it_is_granted(assets: Path, monkeypatch: pytest.MonkeyPatch, stated: str | None) -> None:
+    """As many calls at once, each with one thread; none of the process's own threads is held by more."""
     monkeypatch.delenv("QDRANT_MIGRATION_EMBEDDING_THREADS")
     if stated is not None:
         monkeypatch.setenv("QDRANT_MIGRATION_EMBEDDING_THREADS", stated)
     made = await _local(assets, "all-MiniLM-L6-v2-int8", dimensions=384)
-    assert made._model.model.model.get_session_options().intra_op_num_threads == used
+    assert made._model.model.model.get_session_options().intra_op_num_threads == 1
+    embed, inside, most = made._model.passage_embed, 0, 0
+    lock = threading.Lock()
+
+    def counted(*args: Any, **options: Any) -> list[Any]:
+        nonlocal inside, most
+        with lock:
+            inside += 1
+            most = max(most, inside)
+        found = list(embed(*args, **options))
+        with lock:
+            inside -= 1
+        return found
+
+    monkeypatch.setattr(made._model, "passage_embed", counted)
+    rows = await made.embed([f"text number {i} of several" for i in range(64)], Side.DOCUMENT)
+    assert most == (int(stated) if stated else usable_cores())
+    monkeypatch.undo()
+    one_by_one = np.vstack([await made.embed([f"text number {i} of several"], Side.DOCUMENT) for i in range(64)])
+    # In their order, and as near to one another as dynamic quantization allows.
+    assert ((rows * one_by_one).sum(axis=1) > 0.98).all()
+    assert (np.argmax(rows @ one_by_one.T, axis=1) == np.arange(64)).all()
 
 
 @pytest.mark.anyio

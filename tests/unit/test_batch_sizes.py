@@ -20,7 +20,7 @@ def embedded(sizes: BatchSizes, lengths: list[int], seconds: Callable[[int, int]
         trial = sizes.window(lengths, MOST)
         for batch in batches(lengths, trial.size, MOST):
             used.append(len(batch))
-            trial.took(len(batch), sum(lengths[i] for i in batch), seconds(len(batch), max(lengths[i] for i in batch)))
+            trial.took(trial.turn, len(batch), sum(lengths[i] for i in batch), seconds(len(batch), max(lengths[i] for i in batch)))
     return used
 
 
@@ -72,3 +72,9 @@ def test_few_texts_are_no_trial() -> None:
     sizes = BatchSizes()
     assert set(embedded(sizes, [100] * 40, lambda texts, longest: 1.0, windows=ROUNDS * 3)) == {USUAL}
     assert sizes.chosen is None
+
+
+def test_few_texts_are_shared_among_the_calls() -> None:
+    lengths = [100] * 12
+    trial = BatchSizes(64).window(lengths, MOST, calls=4)
+    assert [len(batch) for batch in batches(lengths, trial.size, MOST)] == [3, 3, 3, 3]

@@ -7,8 +7,9 @@ in the middle of several rounds: another process that is busy for a moment decid
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import cycle
+from math import ceil
 from statistics import median
 
 USUAL = 8
@@ -40,11 +41,12 @@ class BatchSizes:
     def best(self) -> int:
         return self.chosen or USUAL
 
-    def window(self, lengths: Sequence[int], most: int) -> Trial:
-        """The batches of a window of texts of these lengths, of which one call takes at most `most` characters."""
-        fitting = [size for size in SIZES if size * max(lengths, default=1) <= most]
+    def window(self, lengths: Sequence[int], most: int, calls: int = 1) -> Trial:
+        """The batches of a window of texts of these lengths, shared among so many calls, of which each takes at most `most` characters."""
+        share = max(1, ceil(len(lengths) / calls))
+        fitting = [size for size in SIZES if size * max(lengths, default=1) <= most and size <= share]
         is_worth = self.chosen is None and USUAL in fitting and len(lengths) >= sum(fitting)
-        return Trial(self, fitting if is_worth else [])
+        return Trial(self, fitting if is_worth else [], share)
 
     def add(self, seconds_a_character: dict[int, float]) -> None:
         """One whole round."""
@@ -61,33 +63,30 @@ class BatchSizes:
 
 
 class Trial:
-    """Of one window: `size` for each next batch, then `took` when it was embedded."""
+    """Of one window: `size` for each next batch, whose `turn` is told again to `took` when it was embedded; several may be under way."""
 
-    def __init__(self, sizes: BatchSizes, tried: Sequence[int]) -> None:
+    def __init__(self, sizes: BatchSizes, tried: Sequence[int], most: int) -> None:
         self._sizes = sizes
-        self._round = len(tried)
-        self._turns: Iterator[int] = cycle([*tried, *reversed(tried)])
-        self._planned: int | None = None
-        self._seconds: dict[int, float] = {}
-
-    @property
-    def is_over(self) -> bool:
-        return self._round == 0 or self._sizes.chosen is not None
+        self._most = most
+        self._tried = tried
+        self._order = cycle([*tried, *reversed(tried)])
+        self._seconds: dict[int, dict[int, float]] = {}
+        self.turn = -1
 
     def size(self) -> int:
         """Texts of the next batch, at most."""
-        self._planned = None if self.is_over else next(self._turns)
-        return self._planned or self._sizes.best
+        self.turn += 1
+        return next(self._order) if self._tried and self._sizes.chosen is None else min(self._sizes.best, self._most)
 
-    def took(self, texts: int, characters: int, seconds: float) -> None:
-        """How long a batch took, waiting for others left out."""
-        if self._planned is None:
+    def took(self, turn: int, texts: int, characters: int, seconds: float) -> None:
+        """How long the batch of a turn took, waiting for others left out."""
+        if not self._tried or self._sizes.chosen is not None:
             return
-        if texts != self._planned:
-            # The window's last one: what is missing of this round is not found any more.
-            self._round = 0
+        number, place = divmod(turn, len(self._tried))
+        if texts != (self._tried[place] if number % 2 == 0 else self._tried[-1 - place]):
+            # The window's last one: this round stays incomplete.
             return
-        self._seconds[texts] = max(seconds, 1e-9) / max(1, characters)
-        if len(self._seconds) == self._round:
-            self._sizes.add(self._seconds)
-            self._seconds = {}
+        found = self._seconds.setdefault(number, {})
+        found[texts] = max(seconds, 1e-9) / max(1, characters)
+        if len(found) == len(self._tried):
+            self._sizes.add(found)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from qdrant_model_migration.domain.model import ModelKind
 from qdrant_model_migration.embedders import fastembed_files as files
-from qdrant_model_migration.environment import child_environment, embedding_threads
+from qdrant_model_migration.embedders.cores import THREADS_A_CALL
+from qdrant_model_migration.environment import child_environment
 from qdrant_model_migration.errors import ModelNotUsable, SettingsError
 from qdrant_model_migration.settings import ModelSettings
 
@@ -40,7 +41,7 @@ def load_builtin(name: str, kind: ModelKind, description: Description, **options
         ModelNotUsable: it is not on this machine and cannot be downloaded, or its files are damaged.
     """
     quiet()
-    load = partial(facade(kind), description.model, threads=embedding_threads(), local_files_only=True, **options)
+    load = partial(facade(kind), description.model, threads=THREADS_A_CALL, local_files_only=True, **options)
     try:
         # Online, FastEmbed asks the hub before it looks at its cache, and sleeps 39 s when there is no answer (fact 10).
         return load()
@@ -65,7 +66,7 @@ def load_directory(name: str, kind: ModelKind, model: str, directory: Path, **op
     """
     quiet()
     try:
-        return facade(kind)(model, threads=embedding_threads(), specific_model_path=str(directory), **options)
+        return facade(kind)(model, threads=THREADS_A_CALL, specific_model_path=str(directory), **options)
     except model_errors() as error:
         raise ModelNotUsable(f"Model {name!r} cannot be loaded from {str(directory)!r}: {first_line(error)}.") from None
 

@@ -1,7 +1,7 @@
 """How is a loaded FastEmbed model of any kind run?
 
-onnxruntime takes all cores for one call, so a model answers one call at a time, in a worker thread. Small batches of similar
-length are fastest and stay small in memory. Vectors of dynamically quantized models depend on their batch-mates (fact 1).
+Several calls at once, each in a worker thread that takes one core. Small batches of similar length are fastest and stay small in
+memory. Vectors of dynamically quantized models depend on their batch-mates (fact 1).
 """
 
 from __future__ import annotations
@@ -11,11 +11,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from anyio import CapacityLimiter, to_thread
+from anyio import CapacityLimiter, create_task_group, to_thread
 
 from qdrant_model_migration.domain.model import ModelSpec, Side
 from qdrant_model_migration.embedders.batch_sizes import BatchSizes
 from qdrant_model_migration.embedders.checks import PROBE, blame, check_texts
+from qdrant_model_migration.embedders.cores import Room, calls_at_once
 from qdrant_model_migration.embedders.fastembed_loading import first_line, model_errors
 from qdrant_model_migration.errors import BadText, BatchTooLarge, ModelNotUsable
 
@@ -29,6 +30,9 @@ _WINDOW = 256
 
 BATCH_CHARACTERS = 16_000
 """Padded characters in one batch, about 4,000 tokens: eight texts of 8,192 tokens would need tens of gigabytes."""
+
+_CALLS_CHARACTERS = 2 * BATCH_CHARACTERS
+"""In all calls at once, which is what bounds the memory of a machine with many cores."""
 
 
 class FastEmbedModel(Generic[R]):
@@ -45,7 +49,9 @@ class FastEmbedModel(Generic[R]):
         self._model = model
         self._sizes = sizes
         self._batch_characters = batch_characters
-        self._limiter = CapacityLimiter(1)
+        self._calls = calls_at_once()
+        self._limiter = CapacityLimiter(self._calls)
+        self._room = Room(max(_CALLS_CHARACTERS, batch_characters))
         self._counter: Tokenizer | None = None
 
     @property
@@ -94,14 +100,28 @@ class FastEmbedModel(Generic[R]):
         # What is cut off costs nothing; six characters a token is more than any common language has.
         longest = 6 * (self._spec.max_tokens or 10**6)
         lengths = [min(len(text), longest) for text in ready]
-        trial = self._sizes.window(lengths, self._batch_characters)
-        for batch in batches(lengths, trial.size, self._batch_characters):
+        trial = self._sizes.window(lengths, self._batch_characters, self._calls)
+        groups = batches(lengths, trial.size, self._batch_characters)
+        failures: list[BadText | BatchTooLarge | ModelNotUsable] = []
+
+        async def embed() -> None:
             # One visit to the thread a batch: a cancelled call ends with its batch, not with its last text.
-            raw = partial(self._run, side=side, took=partial(trial.took, len(batch), sum(lengths[i] for i in batch)))
-            try:
-                found |= zip(batch, await raw([ready[i] for i in batch]), strict=True)
-            except BadText as error:
-                raise await blame(error, partial(self._run, side=side), prefix + PROBE, self._spec.name) from None
+            for batch in groups:
+                took = partial(trial.took, trial.turn, len(batch), sum(lengths[i] for i in batch))
+                try:
+                    async with self._room.taken(len(batch) * lengths[batch[0]]):
+                        found.update(zip(batch, await self._run([ready[i] for i in batch], side, took), strict=True))
+                except (BadText, BatchTooLarge, ModelNotUsable) as error:
+                    failures.append(error)
+                    group.cancel_scope.cancel()
+
+        async with create_task_group() as group:
+            for _ in range(self._calls):
+                group.start_soon(embed)
+        if failures and isinstance(failures[0], BadText):
+            raise await blame(failures[0], partial(self._run, side=side), prefix + PROBE, self._spec.name) from None
+        if failures:
+            raise failures[0]
         return [found[i] for i in range(len(ready))]
 
     async def _run(self, texts: list[str], side: Side, took: Callable[[float], None] = lambda _: None) -> Sequence[R]:

@@ -6,13 +6,23 @@ from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from typing import Any
 
+from mcp.server.context import ServerRequestContext
 from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.mcpserver.exceptions import ToolError, UnexpectedToolError
-from mcp.types import CallToolResult, InputRequiredResult
+from mcp.types import (
+    CallToolResult,
+    CompleteRequestParams,
+    CompleteResult,
+    InputRequiredResult,
+    SubscribeRequestParams,
+    UnsubscribeRequestParams,
+)
 from pydantic import ValidationError
 
 from qdrant_model_migration.domain.untrusted import visible
+from qdrant_model_migration.tools.completions import completion
 from qdrant_model_migration.tools.support import App
+from qdrant_model_migration.tools.updates import Updates
 
 MOST_TOLD = 3
 UNFORESEEN = "failed in a way that was not foreseen"
@@ -21,6 +31,13 @@ UNFORESEEN = "failed in a way that was not foreseen"
 
 class ToolServer(MCPServer[App]):
     """The server, whose refusals of arguments say the fact and the next step as those of the tools do."""
+
+    def take_requests(self, updates: Updates) -> None:
+        """Serve what the SDK leaves to its users: suggestions, and `resources/subscribe`, beside `subscriptions/listen`, which goes by the bus."""
+        add = self._lowlevel_server.add_request_handler
+        add("completion/complete", CompleteRequestParams, _complete)
+        add("resources/subscribe", SubscribeRequestParams, updates.on_subscribe)
+        add("resources/unsubscribe", UnsubscribeRequestParams, updates.on_unsubscribe)
 
     async def call_tool(
         self, name: str, arguments: dict[str, Any], context: Context[Any, Any] | None = None
@@ -47,6 +64,11 @@ class ToolServer(MCPServer[App]):
             if isinstance(error.__cause__, ValidationError):
                 raise ToolError(f"Error executing tool {name}: {_misfits(error.__cause__)}") from error.__cause__
             raise
+
+
+async def _complete(ctx: ServerRequestContext[App], params: CompleteRequestParams) -> CompleteResult:
+    app = ctx.lifespan_context
+    return CompleteResult(completion=await completion(app.context, params.argument.name, params.argument.value))
 
 
 def _unknown(unknown: Iterable[str], known: Mapping[str, Any]) -> str:
