@@ -54,9 +54,8 @@ class Updates(InMemorySubscriptionBus):
     async def on_subscribe(self, ctx: Any, params: SubscribeRequestParams) -> EmptyResult:
         """`resources/subscribe` of the 2025-11-25 protocol."""
         connection, uri = _connection_of(ctx), str(params.uri)
-        connected = self._subscribed.setdefault(uri, [])
-        if connection not in connected and sum(map(len, self._subscribed.values())) < MOST_SUBSCRIBED:
-            connected.append(connection)
+        if connection not in self._subscribed.get(uri, []) and sum(map(len, self._subscribed.values())) < MOST_SUBSCRIBED:
+            self._subscribed.setdefault(uri, []).append(connection)
             connection.exit_stack.callback(self._forget, uri, connection)
         return EmptyResult()
 
