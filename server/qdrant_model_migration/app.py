@@ -23,6 +23,7 @@ from qdrant_model_migration.tools import TOOLS, dashboard
 from qdrant_model_migration.tools.icon import ICON
 from qdrant_model_migration.tools.prompts import add_prompts
 from qdrant_model_migration.tools.server import ToolServer
+from qdrant_model_migration.tools.server_log import ServerLog
 from qdrant_model_migration.tools.support import App, answering, app_of, told
 from qdrant_model_migration.tools.updates import Updates
 from qdrant_model_migration.worker.detach import Drivers
@@ -58,7 +59,7 @@ that is new for each text.
 
 def build_server(settings: Settings) -> MCPServer[App]:
     """The server for these settings. In read-only mode the writing tools are not registered at all."""
-    updates = Updates()
+    updates, log = Updates(), ServerLog()
 
     @asynccontextmanager
     async def lifespan(server: MCPServer[App]) -> AsyncIterator[App]:
@@ -67,6 +68,7 @@ def build_server(settings: Settings) -> MCPServer[App]:
             context.ensure_driver = drivers.ensure
             async with anyio.create_task_group() as group:
                 group.start_soon(updates.watch, context)
+                group.start_soon(log.send)
                 yield App(context=context, drivers=drivers, local=LocalOperations())
                 group.cancel_scope.cancel()
 
@@ -94,7 +96,7 @@ def build_server(settings: Settings) -> MCPServer[App]:
         )
     _add_resources(server)
     add_prompts(server)
-    server.take_requests(updates)
+    server.take_requests(updates, log)
     return server
 
 

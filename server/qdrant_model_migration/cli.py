@@ -15,7 +15,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from qdrant_model_migration.cli_names import COMMANDS, PROGRAM, TITLES
+from qdrant_model_migration.cli_names import COMMANDS, PROGRAM, RUN, TITLES
 from qdrant_model_migration.errors import LeaseLost, MigrationError
 from qdrant_model_migration.hosts import Host
 
@@ -24,7 +24,7 @@ class Commands(TyperGroup):
     """Adds a command for each tool, made from its schema when it is asked for: serving need not know them."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        return [*COMMANDS, *super().list_commands(ctx)]
+        return [*COMMANDS, RUN, *super().list_commands(ctx)]
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """The list of commands. The tools' own come by their titles: their whole help would be made of tools that nobody asked for."""
@@ -36,13 +36,18 @@ class Commands(TyperGroup):
             formatter.write_dl(rows)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        if cmd_name not in COMMANDS:
-            return super().get_command(ctx, cmd_name)
-        from qdrant_model_migration.cli_tools import EXIT_CODES, tool_command
+        if cmd_name == RUN:
+            from qdrant_model_migration.cli_run import run_command
 
-        function, text = tool_command(cmd_name)
+            function, text, epilog = run_command()
+        elif cmd_name in COMMANDS:
+            from qdrant_model_migration.cli_tools import EXIT_CODES, tool_command
+
+            (function, text), epilog = tool_command(cmd_name), EXIT_CODES
+        else:
+            return super().get_command(ctx, cmd_name)
         single = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
-        single.command(name=cmd_name, help=text, epilog=EXIT_CODES)(function)
+        single.command(name=cmd_name, help=text, epilog=epilog)(function)
         return typer.main.get_command(single)
 
 

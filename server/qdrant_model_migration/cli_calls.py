@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, get_type_hints
@@ -31,6 +31,9 @@ START_S = 20.0
 SETTLE_S = 20.0
 
 
+Carry = Callable[[Client, bool], "Session"]
+"""(client, whether the database is embedded) -> what carries a command out."""
+
 _DRIVEN = frozenset({"backfill", "control", "verify", "repair", "compare", "swap", "finish"})
 """Commands that may start a driver; with the embedded database it runs in this process."""
 
@@ -54,6 +57,11 @@ class CallFailed(Exception):
 
 def run(call: Call) -> None:
     """Make the call, print the answer, and leave with the exit code that tells how it went."""
+    start(call, lambda client, is_embedded: Session(client, call, is_embedded=is_embedded))
+
+
+def start(call: Call, carry: Carry) -> None:
+    """Carry a command out by what `carry` makes, and leave with its exit code."""
     log_to_stderr(logging.ERROR)
     logging.getLogger("qdrant_model_migration").setLevel(logging.CRITICAL)
     try:
@@ -61,7 +69,7 @@ def run(call: Call) -> None:
         if call.spec.is_writing and settings.is_read_only:
             raise CallFailed(f"Nothing was changed: {call.command} writes, and QDRANT_MIGRATION_READ_ONLY is set.")
         is_embedded = settings.connection(call.arguments.get("connection")).is_embedded
-        code = anyio.run(_run, call, settings, is_embedded)
+        code = anyio.run(_run, carry, settings, is_embedded)
     except (CallFailed, MigrationError) as error:
         say(str(error))
         code = ERROR
@@ -71,12 +79,12 @@ def run(call: Call) -> None:
     raise typer.Exit(code)
 
 
-async def _run(call: Call, settings: Settings, is_embedded: bool) -> int:
+async def _run(carry: Carry, settings: Settings, is_embedded: bool) -> int:
     failure: CallFailed | None = None
     code = ERROR
     async with Client(build_server(settings)) as client:
         try:
-            code = await Session(client, call, is_embedded=is_embedded).carry_out()
+            code = await carry(client, is_embedded).carry_out()
         except CallFailed as error:
             # Raised outside the client's task groups, which would wrap it.
             failure = error
@@ -90,19 +98,19 @@ class Session:
 
     def __init__(self, client: Client, call: Call, *, is_embedded: bool) -> None:
         self._client = client
-        self._call = call
-        self._is_embedded = is_embedded
+        self.call = call
+        self.is_embedded = is_embedded
 
     async def carry_out(self) -> int:
         """All of it, up to the exit code."""
-        call = self._call
+        call = self.call
         arguments = call.arguments
         if call.is_agreed:
-            planned = await self._ask(call.spec, arguments)
+            planned = await self.ask(call.spec, arguments)
             assert isinstance(planned, SwapResult | FinishResult)
             plan = planned.plan
             if plan is None:
-                return self._answer(planned)
+                return self.answer(planned)
             print_plan(planned, to_stderr=call.as_json)
             if isinstance(plan, SwapPlan) and plan.overrides:
                 say(f"Not carried out: this plan overrides a gate. Agree to it with: {self._agreeing(planned)}")
@@ -110,19 +118,19 @@ class Session:
             arguments = {**arguments, "plan": plan.code}
         is_following = call.is_watching or call.command == "backfill"
         with ProgressLine() as line:
-            result = await self._ask(call.spec, arguments, line)
-            while result.state == "running" and (call.is_waiting or self._is_embedded):
-                result = await self._ask(call.spec, arguments, line)
-            if isinstance(result, StatusResult) and is_following and (call.is_waiting or call.is_watching or self._is_embedded):
-                result = await self._follow(result, line)
-        code = self._answer(result)
+            result = await self.ask(call.spec, arguments, line)
+            while result.state == "running" and (call.is_waiting or self.is_embedded):
+                result = await self.ask(call.spec, arguments, line)
+            if isinstance(result, StatusResult) and is_following and (call.is_waiting or call.is_watching or self.is_embedded):
+                result = await self.follow(result, line)
+        code = self.answer(result)
         if isinstance(result, StatusResult) and is_following and is_moving(result) and code == DONE:
             code = STILL_RUNNING if call.is_waiting or call.is_watching else DONE
-        if self._is_embedded and call.command in _DRIVEN:
-            await self._settle(result)
+        if self.is_embedded and call.command in _DRIVEN:
+            await self.settle(result)
         return code
 
-    async def _ask(self, spec: ToolSpec | str, arguments: Mapping[str, Any], line: ProgressLine | None = None) -> Result:
+    async def ask(self, spec: ToolSpec | str, arguments: Mapping[str, Any], line: ProgressLine | None = None) -> Result:
         async def show(progress: float, total: float | None, message: str | None) -> None:
             if line is not None:
                 line.show(int(progress), int(total or 0), message or "")
@@ -135,8 +143,8 @@ class Session:
         kind: type[Result] = StatusResult if isinstance(spec, str) else get_type_hints(spec.fn)["return"]
         return kind.model_validate(answer.structured_content)
 
-    def _answer(self, result: Result) -> int:
-        if self._call.as_json:
+    def answer(self, result: Result) -> int:
+        if self.call.as_json:
             typer.echo(json.dumps(result.model_dump(mode="json"), indent=2, ensure_ascii=False))
         else:
             following = self._agreeing(result) if isinstance(result, SwapResult | FinishResult) and result.plan is not None else None
@@ -147,15 +155,15 @@ class Session:
 
     def _agreeing(self, planned: SwapResult | FinishResult) -> str:
         assert planned.plan is not None
-        return command_line(self._call.spec.name, {**self._call.arguments, "plan": planned.plan.code})
+        return command_line(self.call.spec.name, {**self.call.arguments, "plan": planned.plan.code})
 
     async def _status(self, migration_id: str) -> StatusResult:
-        arguments = {"migration_id": migration_id, "connection": self._call.arguments.get("connection")}
-        found = await self._ask("migration_status", {k: v for k, v in arguments.items() if v is not None})
+        arguments = {"migration_id": migration_id, "connection": self.call.arguments.get("connection")}
+        found = await self.ask("migration_status", {k: v for k, v in arguments.items() if v is not None})
         assert isinstance(found, StatusResult)
         return found
 
-    async def _follow(self, result: StatusResult, line: ProgressLine) -> StatusResult:
+    async def follow(self, result: StatusResult, line: ProgressLine) -> StatusResult:
         """Look again until the migration stands still."""
         heard = anyio.current_time()
         while is_moving(result) and not result.error and not result.is_paused:
@@ -169,7 +177,7 @@ class Session:
             result = await self._status(result.migration_id)
         return result
 
-    async def _settle(self, result: Result) -> None:
+    async def settle(self, result: Result) -> None:
         """Let the driver inside this process end in peace: killed, it would leave a lease behind that the next command has to take over."""
         migration_id = getattr(result, "migration_id", None)
         if migration_id is None:

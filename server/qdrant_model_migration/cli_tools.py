@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, Optional
 
 import typer
@@ -34,7 +34,11 @@ _YES_HELP = "make the plan, print it, and carry it out at once; a plan that over
 
 def spec_of(command: str) -> ToolSpec:
     """The tool behind a command."""
-    return next(spec for spec in TOOLS if spec.name == COMMANDS[command])
+    return spec_of_tool(COMMANDS[command])
+
+
+def spec_of_tool(tool: str) -> ToolSpec:
+    return next(spec for spec in TOOLS if spec.name == tool)
 
 
 def schema_of(spec: ToolSpec) -> Json:
@@ -45,20 +49,13 @@ def schema_of(spec: ToolSpec) -> Json:
 def tool_command(command: str) -> tuple[Callable[..., None], str]:
     """A function that typer understands, and its help."""
     spec = spec_of(command)
-    schema = schema_of(spec)
-    required = set(schema.get("required", ()))
-    properties: dict[str, Json] = {name: _plain(part, schema) for name, part in schema["properties"].items()}
-    parameters = [_parameter(command, name, part, is_required=name in required) for name, part in properties.items()]
-    # Arguments first, in the order in which they are written.
-    order = {name: place for place, name in enumerate(positional(command))}
-    parameters.sort(key=lambda p: order.get(p.name, len(order)))
-    parameters += _own_options(command)
+    parameters = [*parameters_of(command, spec), *_own_options(command)]
 
     def call(**given: Any) -> None:
         from qdrant_model_migration.cli_calls import Call, run
 
         own = {name: given.pop(name, None) for name in ("as_json", "wait", "watch", "yes")}
-        arguments = {name: _value(name, value, properties[name]) for name, value in given.items() if value not in (None, [])}
+        arguments = values_of(spec, given)
         if own["yes"] and arguments.get("plan"):
             raise typer.BadParameter("--yes makes a plan of its own; leave out --plan.")
         run(
@@ -77,6 +74,29 @@ def tool_command(command: str) -> tuple[Callable[..., None], str]:
     call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     call.__annotations__ = {p.name: p.annotation for p in parameters}
     return call, f"{spec.title}.\n\n{in_commands(spec.description)}"
+
+
+def parameters_of(command: str, spec: ToolSpec) -> list[inspect.Parameter]:
+    """A tool's arguments as typer takes them: those that stand without a name first, in the order in which they are written."""
+    schema = schema_of(spec)
+    required = set(schema.get("required", ()))
+    found = [_parameter(command, name, part, is_required=name in required) for name, part in _properties(schema).items()]
+    order = {name: place for place, name in enumerate(positional(command))}
+    return sorted(found, key=lambda p: order.get(p.name, len(order)))
+
+
+def values_of(spec: ToolSpec, given: Mapping[str, Any]) -> dict[str, Any]:
+    """What was typed, as the tool takes it; what was not typed is left out.
+
+    Raises:
+        BadParameter: it begins like JSON and is none.
+    """
+    properties = _properties(schema_of(spec))
+    return {name: _value(name, value, properties[name]) for name, value in given.items() if value not in (None, [])}
+
+
+def _properties(schema: Json) -> dict[str, Json]:
+    return {name: _plain(part, schema) for name, part in schema["properties"].items()}
 
 
 def _plain(part: Json, schema: Json) -> Json:

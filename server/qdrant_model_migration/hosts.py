@@ -6,10 +6,12 @@ import json
 import shlex
 import shutil
 import sys
+from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 if TYPE_CHECKING:
     from qdrant_model_migration.settings import Settings
@@ -38,6 +40,7 @@ class Host(StrEnum):
     VSCODE = "vscode"
     CURSOR = "cursor"
     CLAUDE_CODE = "claude-code"
+    JETBRAINS = "jetbrains"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +68,7 @@ _KEYS = {
     Host.VSCODE: "${input:qdrant-api-key}",
     Host.CURSOR: "${env:QDRANT_API_KEY}",
     Host.CLAUDE_CODE: "${QDRANT_API_KEY:-}",
+    Host.JETBRAINS: "",
 }
 """How each host is told the key without its standing in the block. An empty value means no key."""
 
@@ -73,6 +77,7 @@ _KEY_NOTES = {
     Host.VSCODE: "VS Code asks for the key when it starts the server and keeps it encrypted; leave it empty for a Qdrant without one.",
     Host.CURSOR: "Cursor takes the key from its own environment variable QDRANT_API_KEY; remove the line for a Qdrant without one.",
     Host.CLAUDE_CODE: "Claude Code takes the key from its own environment variable QDRANT_API_KEY; unset means no key.",
+    Host.JETBRAINS: "Put the key into QDRANT_API_KEY; leave it empty for a Qdrant without one.",
 }
 
 _FILES = {
@@ -92,6 +97,9 @@ _FILES = {
         "linux": "~/.cursor/mcp.json, or .cursor/mcp.json in a project",
     },
     Host.CLAUDE_CODE: dict.fromkeys(("darwin", "win32", "linux"), ".mcp.json in the project's folder"),
+    Host.JETBRAINS: dict.fromkeys(
+        ("darwin", "win32", "linux"), "Settings | Tools | AI Assistant | Model Context Protocol (MCP) | Add, as JSON"
+    ),
 }
 
 
@@ -144,7 +152,21 @@ def notes(host: Host, start: Start, environment: Mapping[str, str], platform: st
         found.append(_KEY_NOTES[host])
     if host is Host.CLAUDE_CODE:
         found.append(f"Or in one line: {add_command(start, environment)}")
+    if (link := install_link(host, start, environment)) is not None:
+        found.append(f"Or open this link, which asks before it adds anything: {link}")
     return found
+
+
+def install_link(host: Host, start: Start, environment: Mapping[str, str]) -> str | None:
+    """The address by which a host offers to add the server; None for hosts that have none."""
+    made = block(host, start, environment)
+    if host is Host.VSCODE:
+        asked = {"inputs": made["inputs"]} if "inputs" in made else {}
+        return "vscode:mcp/install?" + quote(json.dumps({"name": NAME, **made["servers"][NAME], **asked}, separators=(",", ":")), safe="")
+    if host is Host.CURSOR:
+        server = json.dumps(made["mcpServers"][NAME], separators=(",", ":"))
+        return f"cursor://anysphere.cursor-deeplink/mcp/install?name={NAME}&config={quote(b64encode(server.encode()).decode(), safe='')}"
+    return None
 
 
 def add_command(start: Start, environment: Mapping[str, str]) -> str:

@@ -46,6 +46,7 @@ class RedactingFormatter(logging.Formatter):
 def log_to_stderr(level: int = logging.INFO) -> None:
     """Logs never go to stdout: under stdio that is the protocol's."""
     handler = logging.StreamHandler(sys.stderr)
+    handler.setLevel(level)
     handler.setFormatter(RedactingFormatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
     logging.basicConfig(handlers=[handler], level=level, force=True)
     for noisy in ("httpx", "httpcore", "mcp", "stamina"):

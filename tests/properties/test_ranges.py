@@ -42,7 +42,7 @@ def draw(source: Source, recorded: list[Range], *, size: int, page: int | None, 
 
     async def go() -> list[Range]:
         ranges = list(recorded)
-        while len(ranges) < len(recorded) + most and (following := next_to_draw(ranges)) is not None:
+        while len(ranges) < len(recorded) + most and (following := next_to_draw(ranges[-1] if ranges else None)) is not None:
             ranges.append(await draw_range(source.read, *following, size=size, page=page))
         return ranges
 
@@ -90,7 +90,7 @@ def test_a_resumed_driver_draws_on_and_never_again(
         before = list(recorded)
         recorded = draw(source, recorded, size=size, page=page, most=most)
         assert recorded[: len(before)] == before
-    assert next_to_draw(recorded) is None
+    assert next_to_draw(recorded[-1]) is None
     for point_id in held | source.held:
         assert len(members(recorded, point_id)) == 1
 

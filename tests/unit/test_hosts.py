@@ -6,8 +6,10 @@ import json
 import os
 import shlex
 import sys
+from base64 import b64decode
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
 
@@ -23,6 +25,7 @@ from qdrant_model_migration.hosts import (
     block_text,
     by_uvx,
     environment_of,
+    install_link,
     notes,
     this_installation,
 )
@@ -72,6 +75,24 @@ def test_vs_code_asks_for_the_key_as_a_password() -> None:
     assert server["env"]["QDRANT_API_KEY"] == f"${{input:{asked['id']}}}"
 
 
+def test_a_link_holds_what_the_block_holds() -> None:
+    environment = {"QDRANT_URL": PLACEHOLDER_URL, "QDRANT_MIGRATION_READ_ONLY": "true"}
+    code, cursor = (install_link(host, START, environment) for host in (Host.VSCODE, Host.CURSOR))
+    assert code is not None
+    scheme, _, query = code.partition("?")
+    assert scheme == "vscode:mcp/install"
+    told = json.loads(unquote(query))
+    made = block(Host.VSCODE, START, environment)
+    assert told == {"name": NAME, **made["servers"][NAME], "inputs": made["inputs"]}
+    assert cursor is not None
+    parts = urlsplit(cursor)
+    assert (parts.scheme, parts.netloc, parts.path) == ("cursor", "anysphere.cursor-deeplink", "/mcp/install")
+    given = parse_qs(parts.query, strict_parsing=True)
+    assert given["name"] == [NAME]
+    assert json.loads(b64decode(given["config"][0])) == server_of(Host.CURSOR, block(Host.CURSOR, START, environment))
+    assert {install_link(host, START, environment) for host in (Host.CLAUDE_DESKTOP, Host.CLAUDE_CODE, Host.JETBRAINS)} == {None}
+
+
 @pytest.mark.parametrize("host", Host)
 def test_a_folder_needs_no_key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, host: Host) -> None:
     env = environment(monkeypatch, QDRANT_PATH=str(tmp_path))
@@ -118,4 +139,5 @@ def test_the_line_for_claude_code_is_one_that_a_shell_reads() -> None:
 @pytest.mark.parametrize("platform", ["linux", "darwin", "win32"])
 @pytest.mark.parametrize("host", Host)
 def test_the_place_of_the_file_is_told_for_each_system(host: Host, platform: str) -> None:
-    assert ".json" in notes(host, START, {"QDRANT_URL": PLACEHOLDER_URL}, platform)[0]
+    place = "Settings | Tools" if host is Host.JETBRAINS else ".json"
+    assert place in notes(host, START, {"QDRANT_URL": PLACEHOLDER_URL}, platform)[0]

@@ -31,9 +31,9 @@ def test_reading_goes_on_at_the_cursor() -> None:
 
 
 def test_the_next_range_begins_where_the_last_ends() -> None:
-    assert next_to_draw([]) == (0, None)
-    assert next_to_draw([Range(number=1, start="i:5", end="i:9"), Range(number=0, end="i:5")]) == (2, 9)
-    assert next_to_draw([Range(number=0, end="i:5"), Range(number=1, start="i:5")]) is None
+    assert next_to_draw(None) == (0, None)
+    assert next_to_draw(Range(number=1, start="i:5", end="i:9")) == (2, 9)
+    assert next_to_draw(Range(number=1, start="i:5")) is None
 
 
 @pytest.mark.parametrize(("points", "size"), [(0, 512), (10_000, 512), (64_000, 1000), (100_000_000, 16_384)])

@@ -46,9 +46,8 @@ def range_size(points: int) -> int:
     return max(512, min(16_384, points // 64))
 
 
-def next_to_draw(ranges: list[Range]) -> tuple[int, PointId | None] | None:
-    """Number and start of the next range to draw; None when the last one, open above, is drawn."""
-    if not ranges:
+def next_to_draw(last: Range | None) -> tuple[int, PointId | None] | None:
+    """Number and start of the range to draw after the last one, or of the first; None when the last one is open above."""
+    if last is None:
         return (0, None)
-    last = max(ranges, key=lambda r: r.number)
     return None if last.end is None else (last.number + 1, untag(last.end))

@@ -61,6 +61,8 @@ class Work:
     """Has a second driver wait, which takes over should this one die while writers wait."""
     fenced_since: float | None = None
     """When this driver made the app's writers wait, on its own clock."""
+    settles_at: float | None = None
+    """When no request of a driver that was lost can be on its way any more, on this driver's clock; None where there is none."""
     is_source_away: bool = False
     """The other server did not answer when this was opened: the source is not described, and only what can do without it may be done."""
 
@@ -69,6 +71,12 @@ class Work:
         """The rate that is kept: what is asked for, or less where the source's searches would suffer."""
         rates = [self.pace.points_per_second, self.ceiling.points_per_second if self.pace.max_source_latency_ms is not None else None]
         return min((rate for rate in rates if rate is not None), default=None)
+
+    async def settled(self) -> None:
+        """Wait until the driver before this one, which was lost, can write nothing any more."""
+        if self.settles_at is not None:
+            await anyio.sleep(max(0.0, self.settles_at - anyio.current_time()))
+            self.settles_at = None
 
     def note_written(self, point_ids: Iterable[PointId], operation: int | None, *, is_made: bool = True) -> None:
         """Remember the operation that wrote these points; as one of ours only where their vectors were made with it, not kept."""

@@ -18,7 +18,8 @@ from qdrant_model_migration.operations.context import OperationContext
 LOG = logging.getLogger(__name__)
 MOST = 100
 """Suggestions in one answer; the protocol's own bound."""
-PATIENCE_S = 4.0
+PATIENCE_S = 10.0
+"""The first call of a process loads the client and connects."""
 
 
 async def completion(context: OperationContext, argument: str, typed: str) -> Completion:

@@ -9,11 +9,14 @@ from typing import Any
 from mcp.server.context import ServerRequestContext
 from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.mcpserver.exceptions import ToolError, UnexpectedToolError
+from mcp.shared.exceptions import MCPError
 from mcp.types import (
+    INVALID_PARAMS,
     CallToolResult,
     CompleteRequestParams,
     CompleteResult,
     InputRequiredResult,
+    SetLevelRequestParams,
     SubscribeRequestParams,
     UnsubscribeRequestParams,
 )
@@ -21,6 +24,7 @@ from pydantic import ValidationError
 
 from qdrant_model_migration.domain.untrusted import visible
 from qdrant_model_migration.tools.completions import completion
+from qdrant_model_migration.tools.server_log import ServerLog
 from qdrant_model_migration.tools.support import App
 from qdrant_model_migration.tools.updates import Updates
 
@@ -32,12 +36,28 @@ UNFORESEEN = "failed in a way that was not foreseen"
 class ToolServer(MCPServer[App]):
     """The server, whose refusals of arguments say the fact and the next step as those of the tools do."""
 
-    def take_requests(self, updates: Updates) -> None:
-        """Serve what the SDK leaves to its users: suggestions, and `resources/subscribe`, beside `subscriptions/listen`, which goes by the bus."""
+    def take_requests(self, updates: Updates, log: ServerLog) -> None:
+        """Serve what the SDK leaves to its users: suggestions, the log, and `resources/subscribe`; `subscriptions/listen` goes by the bus."""
         add = self._lowlevel_server.add_request_handler
         add("completion/complete", CompleteRequestParams, _complete)
+        add("logging/setLevel", SetLevelRequestParams, log.on_set_level)
         add("resources/subscribe", SubscribeRequestParams, updates.on_subscribe)
         add("resources/unsubscribe", UnsubscribeRequestParams, updates.on_unsubscribe)
+
+    async def get_prompt(self, name: str, arguments: dict[str, Any] | None = None, context: Context[Any, Any] | None = None) -> Any:
+        """A prompt with its arguments filled in.
+
+        Raises:
+            MCPError: there is no such prompt, or an argument is missing; without this a client is told of an internal error.
+        """
+        known = {prompt.name: prompt for prompt in self._prompt_manager.list_prompts()}
+        if name not in known:
+            told = f"There is no prompt {name[:80]!r}. There are: {', '.join(known)}."
+            raise MCPError(code=INVALID_PARAMS, message=visible(told, one_line=True))
+        missing = [a.name for a in known[name].arguments or [] if a.required and a.name not in (arguments or {})]
+        if missing:
+            raise MCPError(code=INVALID_PARAMS, message=f"Prompt {name!r} needs {', '.join(map(repr, missing))}.")
+        return await super().get_prompt(name, arguments, context)
 
     async def call_tool(
         self, name: str, arguments: dict[str, Any], context: Context[Any, Any] | None = None

@@ -128,7 +128,7 @@ def verified(app: App, migration: Migration, found: Verification) -> VerifyResul
         phase=migration.phase.value,
         # What differs by plan was told by create_target; here it would only hide what does not.
         config_diff=[d for d in found.config_diff if not d.is_intended],
-        **found.model_dump(exclude={"problems", "at", "lease_epoch", "config_diff", "source_operation"}),
+        **found.model_dump(exclude={"problems", "at", "lease_epoch", "config_diff", "source_operation", "pass_seconds"}),
     )
 
 

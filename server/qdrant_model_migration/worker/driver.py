@@ -25,7 +25,7 @@ from qdrant_model_migration.results import Progress
 from qdrant_model_migration.worker.late_writes import Step
 from qdrant_model_migration.worker.lease import HeldLease, take_lease
 from qdrant_model_migration.worker.operations import carry_out, chosen, has_moved_nothing, unfinished_swap
-from qdrant_model_migration.worker.phase_work import PhaseWork
+from qdrant_model_migration.worker.phase_work import PhaseWork, may_begin_unsettled
 
 LOG = logging.getLogger(__name__)
 POLL_S = 0.5
@@ -103,7 +103,9 @@ class Driver:
             work.progress = progress
             if held.was_taken_over:
                 # Requests of the driver before us may still be on their way; their time-out is under half a lease.
-                await anyio.sleep(self._context.settings.request_timeout_s)
+                work.settles_at = anyio.current_time() + self._context.settings.request_timeout_s
+                if not may_begin_unsettled(work.migration):
+                    await work.settled()
                 await self._distrust_verification(work)
             async with anyio.create_task_group() as group:
                 group.start_soon(self._beat, held, work)
@@ -265,6 +267,7 @@ class Driver:
             # What does not need it goes on: an old server that was switched off must not keep a migration from being ended.
             await work.find_source()
         if pending:
+            await work.settled()
             operation = await chosen(work, pending)
             if operation.kind != "swap":
                 await lift_fence(work)

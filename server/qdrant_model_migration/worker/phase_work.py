@@ -30,6 +30,21 @@ FILLED_IN = frozenset({Phase.BACKFILLED, Phase.VERIFIED, Phase.CUT_OVER})
 LEAST_PAUSE_S = 5.0
 
 
+def may_begin_unsettled(migration: Migration) -> bool:
+    """Whether the work goes on before the last requests of a driver that was lost are over.
+
+    The ranges of a target that never served: whatever still arrives, they insert what is absent, a checkpoint is set only on what it was read
+    from, and the full pass that follows them finds what came late.
+    """
+    return (
+        migration.phase is Phase.BACKFILLING
+        and migration.made is not None
+        and not migration.is_in_place
+        and migration.cutover is None
+        and migration.intent is None
+    )
+
+
 class PhaseWork:
     """One driver's work in each phase, and how long it rests between two passes."""
 
@@ -79,6 +94,7 @@ class PhaseWork:
             # Unguarded: the scratch collection of the proof is removed even when the lease ran out.
             work.inserts_by_mode = await prove_guard(await work.context.gateway(migration.target.connection))
             await self._work_ranges(work)
+            await work.settled()
             work.check()
             await work.target.update(migration.target.collection, {"optimizers": migration.restore})
         if work.migration.has_fill_stage and work.migration.is_filling:

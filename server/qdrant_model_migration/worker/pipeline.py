@@ -83,7 +83,8 @@ class Pipeline:
         self._hands = hands
         self._record: Save = save or self._to_ledger
         self._budget = Budget(clock)
-        self._ranges: dict[int, Range] = {}
+        self._open: dict[int, Range] = {}
+        self._last: Range | None = None
         self._window_size = WindowSize()
 
     async def run(self) -> None:
@@ -99,6 +100,7 @@ class Pipeline:
         work.progress.total = work.source_collection.points
         for name in COUNTED:
             setattr(work.progress, name, 0)
+        self._open, self._last = {}, None
         for known in await work.ledger.ranges(work.id):
             self._note(known)
         workers = self._hands.ranges_at_once if self._hands is not None else work.pace.concurrency or DEFAULT_CONCURRENCY
@@ -112,11 +114,10 @@ class Pipeline:
         """Hand out the ranges that are recorded and not done, then draw on where the recorded ones end."""
         work = self._work
         async with send:
-            for known in sorted(self._ranges.values(), key=lambda r: r.number):
-                if not known.is_done:
-                    await send.send(known)
+            for known in sorted(self._open.values(), key=lambda r: r.number):
+                await send.send(known)
             size = range_size(work.source_collection.points)
-            while (following := next_to_draw(list(self._ranges.values()))) is not None:
+            while (following := next_to_draw(self._last)) is not None:
                 self._stop_if_asked()
                 drawn = await draw_range(self._read_ids, *following, size=size, page=work.source_collection.page_limit)
                 work.check()
@@ -232,9 +233,14 @@ class Pipeline:
             raise Interrupted("The driver was asked to stop; what is written is recorded.")
 
     def _note(self, current: Range) -> None:
-        """Take a range as it is now. The counts are kept as sums: a billion points are tens of thousands of ranges."""
-        before = self._ranges.get(current.number, Range(number=current.number))
-        self._ranges[current.number] = current
+        """Take a range as it is now. The counts are kept as sums, and only open ranges: a billion points are tens of thousands."""
+        before = self._open.get(current.number, Range(number=current.number))
+        if current.is_done:
+            self._open.pop(current.number, None)
+        else:
+            self._open[current.number] = current
+        if self._last is None or current.number >= self._last.number:
+            self._last = current
         progress = self._work.progress
         for name in COUNTED:
             setattr(progress, name, getattr(progress, name) + getattr(current, name) - getattr(before, name))
