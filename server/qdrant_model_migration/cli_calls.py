@@ -113,7 +113,7 @@ class Session:
                 return self.answer(planned)
             print_plan(planned, to_stderr=call.as_json)
             if isinstance(plan, SwapPlan) and plan.overrides:
-                say(f"Not carried out: this plan overrides a gate. Agree to it with: {self._agreeing(planned)}")
+                say(f"Not carried out: this plan overrides a gate. Agree to it with: {self.agreeing(planned)}")
                 return ANSWER_IS_NO
             arguments = {**arguments, "plan": plan.code}
         is_following = call.is_watching or call.command == "backfill"
@@ -147,13 +147,13 @@ class Session:
         if self.call.as_json:
             typer.echo(json.dumps(result.model_dump(mode="json"), indent=2, ensure_ascii=False))
         else:
-            following = self._agreeing(result) if isinstance(result, SwapResult | FinishResult) and result.plan is not None else None
+            following = self.agreeing(result) if isinstance(result, SwapResult | FinishResult) and result.plan is not None else None
             if following is None and result.next_step is not None:
                 following = command_line(result.next_step.tool, result.next_step.arguments)
             print_result(result, following)
         return exit_code(result)
 
-    def _agreeing(self, planned: SwapResult | FinishResult) -> str:
+    def agreeing(self, planned: SwapResult | FinishResult) -> str:
         assert planned.plan is not None
         return command_line(self.call.spec.name, {**self.call.arguments, "plan": planned.plan.code})
 

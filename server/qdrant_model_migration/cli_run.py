@@ -7,7 +7,7 @@ complete. The same command goes on where it ended, for a migration that was begu
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
 import typer
@@ -24,9 +24,19 @@ from qdrant_model_migration.cli_calls import (
     is_moving,
     start,
 )
+from qdrant_model_migration.cli_names import command_line
 from qdrant_model_migration.cli_output import ProgressLine, print_plan, say
 from qdrant_model_migration.cli_tools import EXIT_CODES, parameters_of, spec_of, spec_of_tool, values_of
-from qdrant_model_migration.results import CompareResult, FinishResult, NextStep, Result, StatusResult, SwapPlan, SwapResult, VerifyResult
+from qdrant_model_migration.results import (
+    CompareResult,
+    FinishResult,
+    InspectResult,
+    Result,
+    StatusResult,
+    SwapPlan,
+    SwapResult,
+    VerifyResult,
+)
 
 LEFT_OUT = frozenset({"dry_run"})
 COMPARED_BY = ("queries", "queries_file", "qrels_file", "queries_field", "id_field", "k", "margin")
@@ -92,7 +102,11 @@ class Run(Session):
         return code
 
     async def _through(self, line: ProgressLine) -> tuple[Result, int]:
-        result = await self._step(NextStep(tool="create_target", arguments=self.call.arguments, why=""), line)
+        moved = await self._moved_already()
+        if moved is not None:
+            result = await self._step("migration_status", {"migration_id": moved}, line)
+        else:
+            result = await self._step("create_target", self.call.arguments, line)
         for _ in range(MOST_STEPS):
             code = self._ending(result)
             step = result.next_step
@@ -103,23 +117,32 @@ class Run(Session):
                 if self._repairs > MOST_REPAIRS:
                     return result, ANSWER_IS_NO
             if step.tool == "swap_alias":
-                planned = await self._step(step, line)
-                agreed = self._agreed(planned)
-                if agreed is None:
+                planned = await self._step(step.tool, step.arguments, line)
+                if not isinstance(planned, SwapResult) or planned.plan is None or not self._is_agreed(planned, planned.plan):
                     return planned, ANSWER_IS_NO if isinstance(planned, SwapResult) and planned.refusal else DONE
-                step = agreed
-            result = await self._step(step, line)
+                result = await self._step(step.tool, {"migration_id": planned.migration_id, "plan": planned.plan.code}, line)
+                continue
+            result = await self._step(step.tool, step.arguments, line)
         raise CallFailed(f"The migration did not come to an end within {MOST_STEPS} steps. Look with status where it stands.")
 
-    async def _step(self, step: NextStep, line: ProgressLine) -> Result:
-        arguments = {**step.arguments, **(self._compared_by if step.tool == "compare_models" else {})}
-        spec = spec_of_tool(step.tool)
+    async def _moved_already(self) -> str | None:
+        """The migration that led the readers to where the name points now: once more from there would embed everything for nothing."""
+        named = {name: self.call.arguments[name] for name in ("collection", "connection") if name in self.call.arguments}
+        seen = await self.ask(spec_of_tool("inspect_collection"), named)
+        if not isinstance(seen, InspectResult) or seen.collection is None:
+            return None
+        here = seen.collection.name
+        return next((m.migration_id for m in seen.migrations if m.phase == "cut_over" and m.target == here), None)
+
+    async def _step(self, tool: str, arguments: Mapping[str, Any], line: ProgressLine) -> Result:
+        arguments = {**arguments, **(self._compared_by if tool == "compare_models" else {})}
+        spec = spec_of_tool(tool)
         result = await self.ask(spec, arguments, line)
         while result.state == "running":
             result = await self.ask(spec, arguments, line)
         if isinstance(result, StatusResult):
             result = await self.follow(result, line)
-        say(f"{step.tool}: {result.summary}")
+        say(f"{tool}: {result.summary}")
         return result
 
     def _ending(self, result: Result) -> int | None:
@@ -139,16 +162,15 @@ class Run(Session):
             return ANSWER_IS_NO
         return DONE if isinstance(result, FinishResult) else None
 
-    def _agreed(self, planned: Result) -> NextStep | None:
-        """The call that carries a plan out; None where the person has to see it first."""
-        if not isinstance(planned, SwapResult) or planned.plan is None:
-            return None
-        plan: SwapPlan = planned.plan
+    def _is_agreed(self, planned: SwapResult, plan: SwapPlan) -> bool:
+        """Whether `--yes` covers the plan, which is shown; what it does not cover a person has to see first."""
         print_plan(planned, to_stderr=True)
-        if not self.call.is_agreed:
-            say("Not carried out: without --yes the plan is yours to agree to.")
-            return None
         if plan.overrides:
             say("Not carried out: this plan overrides a gate.")
-            return None
-        return NextStep(tool="swap_alias", arguments={"migration_id": planned.migration_id, "plan": plan.code}, why="agreed by --yes")
+        elif not self.call.is_agreed:
+            say("Not carried out: without --yes the plan is yours to agree to.")
+        return self.call.is_agreed and not plan.overrides
+
+    def agreeing(self, planned: SwapResult | FinishResult) -> str:
+        assert planned.plan is not None
+        return command_line("swap_alias", {"migration_id": planned.migration_id, "plan": planned.plan.code})

@@ -34,9 +34,9 @@ def embedded(tmp_path: Path) -> dict[str, str]:
 
 
 def test_every_schema_is_portable(embedded: dict[str, str]) -> None:
-    found, told = inspected(embedded, "--method", "tools/list", "--strict")
+    # Exit code 6 would tell a problem that is an error.
+    found, _ = inspected(embedded, "--method", "tools/list", "--strict")
     assert [tool["name"] for tool in found["tools"]] == [spec.name for spec in TOOLS]
-    assert "error" not in told.lower(), told
 
 
 def test_a_tool_is_called_and_one_that_refuses_is_told_apart(embedded: dict[str, str]) -> None:

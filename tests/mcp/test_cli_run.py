@@ -24,7 +24,7 @@ def leads_to(person: Person, alias: str) -> str:
 
 def judged(folder: Path, *, relevant: str) -> tuple[str, ...]:
     """Queries that are texts of points, judged so; or of which each is told to be about another point."""
-    rows = [{"text": text(n), "relevant_ids": [n if relevant == "own" else (n + 7) % 40]} for n in range(1, 31)]
+    rows = [{"id": n, "text": text(n), "relevant_ids": [n if relevant == "own" else (n + 7) % 40]} for n in range(1, 31)]
     (folder / "queries.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
     return ("--queries-file", "queries.jsonl")
 
