@@ -127,7 +127,7 @@ class Run(Session):
 
     async def _moved_already(self) -> str | None:
         """The migration that led the readers to where the name points now: once more from there would embed everything for nothing."""
-        named = {name: self.call.arguments[name] for name in ("collection", "connection") if name in self.call.arguments}
+        named: dict[str, Any] = {name: self.call.arguments[name] for name in ("collection", "connection") if name in self.call.arguments}
         seen = await self.ask(spec_of_tool("inspect_collection"), named)
         if not isinstance(seen, InspectResult) or seen.collection is None:
             return None
