@@ -243,7 +243,8 @@ class Pipeline:
             self._last = current
         progress = self._work.progress
         for name in COUNTED:
-            setattr(progress, name, getattr(progress, name) + getattr(current, name) - getattr(before, name))
+            # Tokens are not known before the first window, where an actor works a range without `run`.
+            setattr(progress, name, (getattr(progress, name) or 0) + getattr(current, name) - getattr(before, name))
         # An app that goes on inserting makes the collection larger than it was counted.
         progress.total = max(progress.total, progress.read)
         self._work.throughput.note(progress.read)

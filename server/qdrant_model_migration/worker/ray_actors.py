@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
+import threading
 from collections.abc import Callable
 from functools import partial
 from types import TracebackType
@@ -37,6 +39,14 @@ MOST_DEATHS = 5
 """Of actors over one range without a window in between: then it is the range, or the cluster."""
 ROOM_S = 180.0
 """For the cluster to place an actor while none is at work; nodes that are started on demand need minutes."""
+
+
+def _take_signals_back() -> None:
+    """Ray ends the process at SIGTERM; whoever drives gives the lease back first. Python's own handlers are put where Ray's are now."""
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGINT):
+            if (handler := signal.getsignal(number)) is not None:
+                signal.signal(number, handler)
 
 
 class RayActors:
@@ -71,6 +81,7 @@ class RayActors:
         connect = partial(ray.init, address=self._settings.address, log_to_driver=False, configure_logging=False)
         try:
             await to_thread.run_sync(connect)
+            _take_signals_back()
         except (ConnectionError, RuntimeError, TimeoutError, ValueError) as error:
             raise ConnectionFailed(
                 f"No Ray cluster answers at QDRANT_MIGRATION_RAY_ADDRESS ({type(error).__name__}). The worker has to run on a node of the cluster, "
