@@ -18,6 +18,7 @@ import pytest
 
 from qdrant_model_migration.domain.model import Side
 from qdrant_model_migration.embedders.base import Embedder
+from qdrant_model_migration.embedders.batch_sizes import SIZES, USUAL
 from qdrant_model_migration.embedders.catalogue import Catalogue
 from qdrant_model_migration.embedders.cores import usable_cores
 from qdrant_model_migration.embedders.fastembed import FastEmbedder, load_fastembed
@@ -105,6 +106,15 @@ async def test_a_model_uses_the_threads_that_it_is_granted(assets: Path, monkeyp
     # In their order, and as near to one another as dynamic quantization allows.
     assert ((rows * one_by_one).sum(axis=1) > 0.98).all()
     assert (np.argmax(rows @ one_by_one.T, axis=1) == np.arange(64)).all()
+
+
+@pytest.mark.parametrize(("model", "chosen"), [("all-MiniLM-L6-v2-int8", USUAL), ("all-MiniLM-L6-v2", None)])
+async def test_only_models_whose_vectors_know_no_company_try_batch_sizes(assets: Path, model: str, chosen: int | None) -> None:
+    """Dynamic quantization gives a text other vectors in other batches; more sizes would spread them further."""
+    made = await _local(assets, model, dimensions=384)
+    await made.embed([f"a text of {'some ' * (i % 9)}words, number {i}" for i in range(sum(SIZES))], Side.DOCUMENT)
+    assert made._is_company_known
+    assert made._sizes.chosen == chosen
 
 
 @pytest.mark.anyio

@@ -11,10 +11,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+import numpy as np
 from anyio import CapacityLimiter, create_task_group, to_thread
 
 from qdrant_model_migration.domain.model import ModelSpec, Side
-from qdrant_model_migration.embedders.batch_sizes import BatchSizes
+from qdrant_model_migration.embedders.batch_sizes import SIZES, BatchSizes
 from qdrant_model_migration.embedders.checks import PROBE, blame, check_texts
 from qdrant_model_migration.embedders.cores import Room, calls_at_once
 from qdrant_model_migration.embedders.fastembed_loading import first_line, model_errors
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 R = TypeVar("R")
+
+_ROUNDING = 1e-4
+"""Of a vector's numbers; dynamic quantization differs by a hundred times as much (fact 1)."""
 
 _WINDOW = 256
 """Texts sorted by length together: 512 gains 2 % more."""
@@ -53,6 +57,7 @@ class FastEmbedModel(Generic[R]):
         self._limiter = CapacityLimiter(self._calls)
         self._room = Room(max(_CALLS_CHARACTERS, batch_characters))
         self._counter: Tokenizer | None = None
+        self._is_company_known = False
 
     @property
     def spec(self) -> ModelSpec:
@@ -100,6 +105,8 @@ class FastEmbedModel(Generic[R]):
         # What is cut off costs nothing; six characters a token is more than any common language has.
         longest = 6 * (self._spec.max_tokens or 10**6)
         lengths = [min(len(text), longest) for text in ready]
+        if not self._is_company_known and len(ready) >= sum(SIZES):
+            await self._learn_of_company(ready, lengths, side)
         trial = self._sizes.window(lengths, self._batch_characters, self._calls)
         groups = batches(lengths, trial.size, self._batch_characters)
         failures: list[BadText | BatchTooLarge | ModelNotUsable] = []
@@ -123,6 +130,19 @@ class FastEmbedModel(Generic[R]):
         if failures:
             raise failures[0]
         return [found[i] for i in range(len(ready))]
+
+    async def _learn_of_company(self, ready: list[str], lengths: list[int], side: Side) -> None:
+        """Keep the usual size where a text's vector depends on its batch-mates: the larger the spread of batches, the less provenance proves."""
+        short, long = min(range(len(ready)), key=lengths.__getitem__), max(range(len(ready)), key=lengths.__getitem__)
+        try:
+            alone, *_ = await self._run([ready[short]], side)
+            beside, *_ = await self._run([ready[short], ready[long]], side)
+        except (BadText, BatchTooLarge):
+            # Told when their turn comes.
+            return
+        self._is_company_known = True
+        if not _are_same(alone, beside):
+            self._sizes.chosen = self._sizes.best
 
     async def _run(self, texts: list[str], side: Side, took: Callable[[float], None] = lambda _: None) -> Sequence[R]:
         """The model's vectors of so few texts; `took` hears the seconds that they cost, waiting for others left out."""
@@ -192,6 +212,13 @@ def _untruncated(tokenizer: Tokenizer) -> Tokenizer:
     copy.no_truncation()
     copy.no_padding()
     return copy
+
+
+def _are_same(a: Any, b: Any) -> bool:
+    """Whether two vectors of any kind differ by rounding at most."""
+    if isinstance(a, dict):
+        return bool(a["indices"] == b["indices"] and np.allclose(a["values"], b["values"], atol=_ROUNDING))
+    return np.shape(a) == np.shape(b) and np.allclose(a, b, atol=_ROUNDING)
 
 
 def _texts(count: int) -> str:
