@@ -69,3 +69,7 @@ def run(*words: str, environment: Mapping[str, str] | None = None, timeout_s: fl
         check=False,
         timeout=timeout_s,
     )
+
+
+if __name__ == "__main__":
+    install()

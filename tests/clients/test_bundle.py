@@ -14,7 +14,7 @@ from distribution.bundle import stage
 from qdrant_model_migration import __version__
 from tests.clients.installed import run
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = pytest.mark.timeout(900)
 
 ROOT = Path(__file__).resolve().parents[2]
 

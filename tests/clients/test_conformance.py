@@ -10,7 +10,7 @@ from qdrant_model_migration.tools import TOOLS
 from tests.clients.conftest import Serve
 from tests.clients.installed import HERE, run
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 EXPECTED = HERE / "expected-failures.yml"
 SUITE = HERE / "node_modules" / "@modelcontextprotocol" / "conformance" / "dist" / "index.js"

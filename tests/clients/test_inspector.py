@@ -14,7 +14,7 @@ from qdrant_model_migration.tools import TOOLS
 from tests.clients.conftest import Serve
 from tests.clients.installed import run
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(900)
 
 TOOL_FAILED = 5
 

@@ -20,7 +20,7 @@ from tests.mcp.hosts import parameters
 from tests.qdrant.seeds import NEW, OLD, opened, seed
 from tests.servers import QdrantServer
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 Reply = Literal["accept", "decline", "cancel", "none"]
 GENERATIONS = ("v1", "v2")
