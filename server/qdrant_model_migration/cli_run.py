@@ -119,7 +119,8 @@ class Run(Session):
             if step.tool == "swap_alias":
                 planned = await self._step(step.tool, step.arguments, line)
                 if not isinstance(planned, SwapResult) or planned.plan is None or not self._is_agreed(planned, planned.plan):
-                    return planned, ANSWER_IS_NO if isinstance(planned, SwapResult) and planned.refusal else DONE
+                    is_no = isinstance(planned, SwapResult) and (planned.refusal or (planned.plan is not None and planned.plan.overrides))
+                    return planned, ANSWER_IS_NO if is_no else DONE
                 result = await self._step(step.tool, {"migration_id": planned.migration_id, "plan": planned.plan.code}, line)
                 continue
             result = await self._step(step.tool, step.arguments, line)

@@ -105,7 +105,7 @@ class FastEmbedModel(Generic[R]):
         # What is cut off costs nothing; six characters a token is more than any common language has.
         longest = 6 * (self._spec.max_tokens or 10**6)
         lengths = [min(len(text), longest) for text in ready]
-        if not self._is_company_known and len(ready) >= sum(SIZES):
+        if self._sizes.chosen is None and not self._is_company_known and len(ready) >= sum(SIZES):
             await self._learn_of_company(ready, lengths, side)
         trial = self._sizes.window(lengths, self._batch_characters, self._calls)
         groups = batches(lengths, trial.size, self._batch_characters)
