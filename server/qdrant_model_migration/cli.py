@@ -15,7 +15,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from qdrant_model_migration.cli_names import COMMANDS, PROGRAM, RUN, TITLES
+from qdrant_model_migration.cli_names import COMMANDS, PROGRAM, RUN, RUN_TITLE, TITLES
 from qdrant_model_migration.errors import LeaseLost, MigrationError
 from qdrant_model_migration.hosts import Host
 
@@ -30,7 +30,7 @@ class Commands(TyperGroup):
         """The list of commands. The tools' own come by their titles: their whole help would be made of tools that nobody asked for."""
         others = {name: self.get_command(ctx, name) for name in super().list_commands(ctx)}
         limit = formatter.width - 6 - max(map(len, [*TITLES, *others]))
-        rows = [(name, f"{title}.") for name, title in TITLES.items()]
+        rows = [(name, f"{title}.") for name, title in [*TITLES.items(), (RUN, RUN_TITLE)]]
         rows += [(name, command.get_short_help_str(limit)) for name, command in others.items() if not command.hidden]
         with formatter.section("Commands"):
             formatter.write_dl(rows)

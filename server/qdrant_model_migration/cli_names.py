@@ -24,7 +24,7 @@ COMMANDS: dict[str, str] = {
     "guidance": "read_guidance",
 }
 """Command -> tool, in the order of a migration."""
-RUN = "run"
+RUN, RUN_TITLE = "run", "Carry a whole migration through, up to the gates that are stated"
 """All of them in one."""
 TITLES: dict[str, str] = {
     "inspect": "Inspect a Qdrant collection",
@@ -39,7 +39,6 @@ TITLES: dict[str, str] = {
     "swap": "Swap the alias, or roll back",
     "finish": "Finish or discard a migration",
     "guidance": "Read the migration guidance",
-    RUN: "Carry a whole migration through, up to the gates that are stated",
 }
 """Command -> title of its tool: the list of commands is shown without importing a tool."""
 
