@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,6 +10,7 @@ import pytest
 
 from tests.clients import installed
 from tests.conftest import IS_CI
+from tests.mcp.over_http import started
 
 Serve = Callable[..., str]
 
@@ -32,19 +31,9 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
     running: list[subprocess.Popen[str]] = []
 
     def start(**environment: str) -> str:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "qdrant_model_migration", "serve", "--http", "--port", "0"],
-            env={**os.environ, "QDRANT_PATH": str(tmp_path / "qdrant"), **environment},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        process, url = started((), {"QDRANT_PATH": str(tmp_path / "qdrant"), **environment})
         running.append(process)
-        assert process.stderr is not None
-        told = process.stderr.readline()
-        assert "Serving MCP at http://" in told, told
-        return told.split(" at ")[1].split(" ")[0]
+        return url
 
     yield start
     for process in running:

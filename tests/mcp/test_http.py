@@ -19,6 +19,7 @@ from mcp import Client
 from mcp.client.streamable_http import streamable_http_client
 
 from qdrant_model_migration.serving import MOST_BYTES, PATH, is_loopback
+from tests.mcp.over_http import started
 
 TOKEN = "a-token-of-thirty-two-characters"
 HELLO = {
@@ -36,19 +37,9 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
     running: list[subprocess.Popen[str]] = []
 
     def start(*options: str, **environment: str) -> str:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "qdrant_model_migration", "serve", "--http", "--port", "0", *options],
-            env={**os.environ, "QDRANT_PATH": str(tmp_path / "qdrant"), **environment},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        process, url = started(options, {"QDRANT_PATH": str(tmp_path / "qdrant"), **environment})
         running.append(process)
-        assert process.stderr is not None
-        told = process.stderr.readline()
-        assert "Serving MCP at http://" in told, told
-        return told.split(" at ")[1].split(" ")[0]
+        return url
 
     yield start
     for process in running:

@@ -145,8 +145,11 @@ async def test_full_model_is_better_than_two_layers_by_numbers_of_other_code(
         assert ours["minilm", name].difference == pytest.approx((other - one).mean(), abs=1e-6)
         low, high = independent_interval(other - one, 7)
         assert (ours["minilm", name].ci_low, ours["minilm", name].ci_high) == pytest.approx((low, high), abs=0.005)
-        # Up to twenty in ten thousand, by last digits, in which processors differ; two draws of so many then differ by 0.0006 (one standard deviation).
-        assert ours["minilm", name].p_value == pytest.approx(independent_p_value(other - one, 7), abs=0.002)
+        # A few in ten thousand: how many depends on last digits, in which processors differ.
+        p_value = ours["minilm", name].p_value
+        assert p_value == pytest.approx(independent_p_value(other - one, 7), abs=0.0005)
+        assert p_value is not None
+        assert p_value < 0.001
 
 
 async def test_int8_is_equivalent_or_undecided(

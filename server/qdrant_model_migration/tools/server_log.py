@@ -15,6 +15,7 @@ from mcp.types import EmptyResult, LoggingLevel, SetLevelRequestParams
 
 from qdrant_model_migration.domain.untrusted import visible
 from qdrant_model_migration.redaction import redacted
+from qdrant_model_migration.tools.support import connection_of
 
 OWN = "qdrant_model_migration"
 SEND_S = 0.5
@@ -53,8 +54,7 @@ class ServerLog(logging.Handler):
 
     async def on_set_level(self, ctx: Any, params: SetLevelRequestParams) -> EmptyResult:
         """`logging/setLevel`: from now on, what is at least so grave."""
-        # A session is made anew for each request, and the SDK tells what it belongs to in no other way.
-        connection: Connection = ctx.session._connection
+        connection = connection_of(ctx)
         if connection not in self._levels:
             connection.exit_stack.callback(self._forget, connection)
         self._levels[connection] = _NUMBERS[params.level]

@@ -20,6 +20,8 @@ from qdrant_model_migration.redaction import known_secrets, redacted
 from qdrant_model_migration.results import NextStep, Progress, Recommendation, RecommendResult, Result, Section
 
 if TYPE_CHECKING:
+    from mcp.server.connection import Connection as ClientConnection
+
     from qdrant_model_migration.domain.migration import Migration
     from qdrant_model_migration.domain.records import Operation
     from qdrant_model_migration.operations.context import OperationContext
@@ -71,6 +73,13 @@ def read_only() -> ToolAnnotations:
 
 def writing(*, destructive: bool = False, idempotent: bool = True) -> ToolAnnotations:
     return ToolAnnotations(read_only_hint=False, destructive_hint=destructive, idempotent_hint=idempotent, open_world_hint=True)
+
+
+def connection_of(ctx: Any) -> ClientConnection:
+    """What a client is known by from one request to the next; its `exit_stack` is closed with it."""
+    # A session is made anew for each request, and the SDK tells what it belongs to in no other way.
+    connection: ClientConnection = ctx.session._connection
+    return connection
 
 
 def app_of(ctx: Context[Any, Any]) -> App:

@@ -17,6 +17,7 @@ from mcp.types import EmptyResult, SubscribeRequestParams, UnsubscribeRequestPar
 
 from qdrant_model_migration.errors import MigrationError
 from qdrant_model_migration.operations.context import OperationContext
+from qdrant_model_migration.tools.support import connection_of
 
 if TYPE_CHECKING:
     from qdrant_model_migration.results import StatusResult
@@ -53,7 +54,7 @@ class Updates(InMemorySubscriptionBus):
 
     async def on_subscribe(self, ctx: Any, params: SubscribeRequestParams) -> EmptyResult:
         """`resources/subscribe` of the 2025-11-25 protocol."""
-        connection, uri = _connection_of(ctx), str(params.uri)
+        connection, uri = connection_of(ctx), str(params.uri)
         if connection not in self._subscribed.get(uri, []) and sum(map(len, self._subscribed.values())) < MOST_SUBSCRIBED:
             self._subscribed.setdefault(uri, []).append(connection)
             connection.exit_stack.callback(self._forget, uri, connection)
@@ -61,7 +62,7 @@ class Updates(InMemorySubscriptionBus):
 
     async def on_unsubscribe(self, ctx: Any, params: UnsubscribeRequestParams) -> EmptyResult:
         """`resources/unsubscribe` of the 2025-11-25 protocol."""
-        self._forget(str(params.uri), _connection_of(ctx))
+        self._forget(str(params.uri), connection_of(ctx))
         return EmptyResult()
 
     def _forget(self, uri: str, connection: Connection) -> None:
@@ -115,12 +116,6 @@ class Updates(InMemorySubscriptionBus):
                     # It is gone; how that shows depends on the transport.
                     LOG.debug("One that had subscribed to %s is gone.", told, exc_info=True)
                     self._forget(told, connection)
-
-
-def _connection_of(ctx: Any) -> Connection:
-    # A session is made anew for each request, and the SDK tells what it belongs to in no other way.
-    connection: Connection = ctx.session._connection
-    return connection
 
 
 def _standing(found: StatusResult) -> object:
