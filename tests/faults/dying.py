@@ -1,4 +1,4 @@
-"""A worker that ends itself with SIGKILL at a named place: `python dying.py "operations.swap:sweep before" m-123456`."""
+"""A worker that sends itself a signal at a named place: `python dying.py "operations.swap:sweep before" SIGKILL m-123456`."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import sys
 from typing import Any
 
 
-def arm(place: str) -> None:
-    """Replace the function by one that dies before, or after, doing its work."""
+def arm(place: str, number: signal.Signals) -> None:
+    """Replace the function by one that sends the signal before, or after, doing its work the first time."""
     where, when = place.split()
     module_name, _, path = where.partition(":")
     owner: Any = importlib.import_module(f"qdrant_model_migration.{module_name}")
@@ -18,17 +18,21 @@ def arm(place: str) -> None:
     for part in outer:
         owner = getattr(owner, part)
     original = getattr(owner, last)
+    is_sent = False
 
     async def dies(*arguments: Any, **options: Any) -> Any:
-        if when == "after":
-            await original(*arguments, **options)
-        os.kill(os.getpid(), signal.SIGKILL)
+        nonlocal is_sent
+        answer = await original(*arguments, **options) if when == "after" else None
+        if not is_sent:
+            is_sent = True
+            os.kill(os.getpid(), number)
+        return answer if when == "after" else await original(*arguments, **options)
 
     setattr(owner, last, dies)
 
 
 if __name__ == "__main__":
-    arm(sys.argv[1])
+    arm(sys.argv[1], signal.Signals[sys.argv[2]])
     from qdrant_model_migration.cli import app
 
-    app(["worker", sys.argv[2]])
+    app(["worker", sys.argv[3]])

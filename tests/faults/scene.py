@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from signal import SIGKILL, Signals
 from typing import Any, Literal
 
 import anyio
@@ -131,16 +132,16 @@ class Scene:
         if number is signal.SIGKILL:
             next(child for child in self._started() if child.pid == pid).wait(10)
 
-    def worker(self, *, dies: str | None = None, clock_off_s: int = 0) -> subprocess.Popen[bytes]:
+    def worker(self, *, dies: str | None = None, of: Signals = SIGKILL, clock_off_s: int = 0) -> subprocess.Popen[bytes]:
         """`qdrant-model-migration worker <id>` by hand, as another machine would run it.
 
-        `dies` names a function, as `module:Class.function` after the package's name, and `before` or `after`: the process ends itself
-        with SIGKILL when it gets there. `clock_off_s` is how much its machine's clock is wrong.
+        `dies` names a function, as `module:Class.function` after the package's name, and `before` or `after`: the process sends itself
+        the signal `of` when it gets there. `clock_off_s` is how much its machine's clock is wrong.
         """
         log = self.home / f"by-hand-{len(self.by_hand)}.log"
         command = [sys.executable, "-m", "qdrant_model_migration", "worker", self.migration_id]
         if dies is not None:
-            command = [sys.executable, str(Path(__file__).with_name("dying.py")), dies, self.migration_id]
+            command = [sys.executable, str(Path(__file__).with_name("dying.py")), dies, of.name, self.migration_id]
         if clock_off_s:
             command = [sys.executable, str(Path(__file__).with_name("skewed.py")), str(clock_off_s), self.migration_id]
         with log.open("wb") as out:

@@ -90,6 +90,24 @@ async def test_a_terminated_worker_gives_its_lease_back_so_that_the_next_takes_o
         assert differences(at.source, at.target) == []
 
 
+async def test_a_worker_terminated_in_the_middle_of_its_windows_writes_and_counts_them_to_their_end(
+    server_1_17: QdrantServer, name: str, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was written and not counted would be taken for somebody else's by whoever goes on."""
+    async with scene(server_1_17, name, home, monkeypatch, points=3000) as at:
+        await at.start_elsewhere()
+        first = at.worker(dies="operations.writing:_insert after", of=signal.SIGTERM)
+        assert await anyio.to_thread.run_sync(lambda: first.wait(30)) == 0
+        there = at.target.call("POST", "/points/count", {"exact": True})["count"]
+        assert 0 < there < 3000
+        assert sum(r.written for r in await at.ledger.ranges(at.migration_id)) == there
+        await at.start()
+        await at.until_phase("backfilled")
+        ranges = await at.ledger.ranges(at.migration_id)
+        assert (sum(r.written for r in ranges), sum(r.skipped for r in ranges)) == (3000, 0)
+        assert not any(r.foreign for r in ranges)
+
+
 async def test_a_worker_that_slept_past_its_lease_goes_on_by_itself(
     server_1_17: QdrantServer, name: str, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

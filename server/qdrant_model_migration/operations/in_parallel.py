@@ -9,7 +9,7 @@ from typing import TypeVar, cast
 import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
-from qdrant_model_migration.errors import MigrationError
+from qdrant_model_migration.errors import Interrupted, MigrationError
 
 Item = TypeVar("Item")
 A = TypeVar("A")
@@ -77,6 +77,7 @@ async def handed_out(
 
     Raises:
         MigrationError: the first that one of them raised; the others are cancelled.
+        Interrupted: one of them was asked to stop, as all are: each ended by itself, its writes counted.
     """
     errors: list[MigrationError] = []
     send, receive = anyio.create_memory_object_stream[Item](ahead)
@@ -88,7 +89,8 @@ async def handed_out(
             except MigrationError as error:
                 # Raised outside: a task group would wrap it.
                 errors.append(error)
-                group.cancel_scope.cancel()
+                if not isinstance(error, Interrupted):
+                    group.cancel_scope.cancel()
             except anyio.BrokenResourceError:
                 # Nobody takes items any more: the failure of the last one who did is on its way.
                 return

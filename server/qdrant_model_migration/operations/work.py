@@ -55,6 +55,8 @@ class Work:
     progress: Progress = field(default_factory=lambda: Progress(stage="starting"))
     written: dict[PointId, int] | None = None
     """Where a mapping is given: the number of the operation that wrote each point of the target."""
+    windows_in_writing: int = 0
+    """Of the backfill: begun, they are written to their end and counted, also by a driver that was asked to stop."""
     own: OwnOperations = field(default_factory=OwnOperations)
     """Numbers of the operations by which this tool made vectors of the target."""
     stand_by: Callable[[], object] = lambda: None

@@ -134,7 +134,11 @@ async def insert_points(work: Work, points: Sequence[Point]) -> None:
         LeaseLost: before anything more is written.
         MigrationError: the first failure, after the other batches ended.
     """
-    await for_each_batch(points, partial(_insert, work), size=UPSERT_POINTS, at_once=CONCURRENT_UPSERTS)
+    work.windows_in_writing += 1
+    try:
+        await for_each_batch(points, partial(_insert, work), size=UPSERT_POINTS, at_once=CONCURRENT_UPSERTS)
+    finally:
+        work.windows_in_writing -= 1
 
 
 async def _insert(work: Work, batch: Sequence[Point]) -> None:

@@ -144,8 +144,9 @@ class Driver:
             held.check()
 
         def go_on() -> None:
-            # Before every request, so that a driver that is to stop does so in the middle of a long scan as well.
-            if self._is_asked_to_stop():
+            # Before every request, so that a driver that is to stop does so in the middle of a long scan as well,
+            # but not of a window: what is written of it and not counted would be taken for somebody else's.
+            if self._is_asked_to_stop() and not work.windows_in_writing:
                 raise Interrupted("The driver was asked to stop; what is written is recorded.")
             check()
 

@@ -192,7 +192,7 @@ async def take_lease(
                 progress=lease.progress,
             )
             if not await ledger.set_lease(migration_id, revision, mine):
-                raise LeaseLost(f"Migration {migration_id} was taken by another driver at the same moment.")
+                raise LeaseLost(f"Migration {migration_id} is driven by another process, which took it at the same moment.")
             held = HeldLease(ledger, migration_id, mine, revision + 1, began, clock)
             held.was_taken_over = lease.owner is not None
             return held
