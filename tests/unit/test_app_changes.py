@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from typing import Any
 
 import pytest
@@ -252,6 +253,23 @@ def test_the_snippet_mirrors_the_other_kinds_of_write_at_once(server: QdrantServ
         words = (payload or {}).get("text")
         copied = {"b": held_vectors["b"]} if "b" in held_vectors else {}
         assert targets[i][1] == {**copied, **({"new": embed([words])[0]} if words else {})}, i
+
+
+def test_an_id_in_another_spelling_is_the_same_point(server: QdrantServer, name: str) -> None:
+    """LangChain gives UUIDs without hyphens, and Qdrant answers with them: what was just mirrored must not be taken for deleted."""
+    client = QdrantClient(url=server.url, check_compatibility=False)
+    source, target = f"{name}-docs", f"{name}-new"
+    one, other = uuid.uuid4(), uuid.uuid4()
+    try:
+        for collection, size in ((source, 2), (target, 4)):
+            client.create_collection(collection, vectors_config=dense(size))
+        writer = snippet(source=Endpoint(collection=source), target=Endpoint(collection=target))["DualWriter"](client, embed)
+        writer.upsert([models.PointStruct(id=i, vector=[1.0, 2.0], payload={"text": "abc"}) for i in (one.hex, other)])
+        assert {p.id for p in client.retrieve(target, [str(one), str(other)])} == {str(one), str(other)}
+        writer.delete([str(one).upper()])
+        assert {p.id for p in client.scroll(target)[0]} == {str(other)}
+    finally:
+        client.close()
 
 
 def n_is(number: int) -> models.FieldCondition:

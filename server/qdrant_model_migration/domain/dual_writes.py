@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from qdrant_model_migration.domain.framework_writes import framework_writes
 from qdrant_model_migration.domain.migration import Migration
 from qdrant_model_migration.domain.model import ModelKind
 from qdrant_model_migration.domain.texts import TextSource
@@ -12,6 +13,7 @@ _SNIPPET = '''\
 # Every writer uses this until the swap, and none after it: what it mirrors replaces whole points of the target.
 import json
 import logging
+import uuid
 
 from qdrant_client import QdrantClient, models
 
@@ -54,13 +56,17 @@ class DualWriter:
         return self._write(points, lambda ids: self.source.delete(SOURCE, ids, wait=True))
 
     def _write(self, points, write):
-        ids = self._matching(points) if isinstance(points, models.Filter) else list(points)
+        ids = self.selected(points)
         try:
             return write(ids)
         finally:
             self.mirror(ids)  # after a failure too: the source may have taken a part of it
 
-    def _matching(self, points: models.Filter) -> list:
+    def selected(self, points) -> list:
+        """The ids that a write of these points concerns."""
+        points = getattr(points, "points", getattr(points, "filter", points))  # a selector holds either
+        if not isinstance(points, models.Filter):
+            return list(points)
         found, offset = [], None
         while True:
             page, offset = self.source.scroll(SOURCE, points, limit=1000, offset=offset, with_payload=False)
@@ -81,7 +87,8 @@ class DualWriter:
         texts = {{record.id: {text_call} for record in records}}
         texts = {{i: text for i, text in texts.items() if text is not None and text.strip()}}
         made = self._vectors(texts)
-        points, gone = [], set(ids) - {{record.id for record in records}}
+        held_ids = {{canonical(record.id) for record in records}}
+        points, gone = [], {{i for i in ids if canonical(i) not in held_ids}}
         for record in records:
             if has_wide_number(record.payload):
                 continue  # gRPC made a float of an integer beyond 2**63: left to the catch-up, which reads it by REST
@@ -100,6 +107,11 @@ class DualWriter:
             self.target.delete(TARGET, list(gone), wait=True)
 
 {make_vectors}
+
+def canonical(point_id):
+    """An id as Qdrant writes it: a UUID may be given without hyphens, or as an object."""
+    return point_id if isinstance(point_id, int) else str(uuid.UUID(str(point_id)))
+
 
 def vectors_of(record) -> dict:
     return record.vector if isinstance(record.vector, dict) else {{}} if record.vector is None else {{"": record.vector}}
@@ -206,7 +218,7 @@ def text_of(payload: dict):
 
 
 def dual_write_snippet(migration: Migration, has_texts_file: bool = False) -> str:
-    """Python for the plain client; tests run it against real servers.
+    """Python for the plain client, and for the framework that wrote the source; tests run it against real servers.
 
     Where the texts come from a file, the app passes a function that knows the text of a record: the payload does not tell it. Where source
     and target lie on two servers, it passes a client of each.
@@ -228,7 +240,7 @@ def dual_write_snippet(migration: Migration, has_texts_file: bool = False) -> st
         text_of=text_of,
         **{key: value.format(**names) for key, value in clients.items()},
         **(_FROM_APP if has_texts_file else _FROM_PAYLOAD),
-    )
+    ) + framework_writes(migration)
 
 
 def _text_of(text_field: str) -> str:

@@ -41,6 +41,8 @@ class Migration(BaseModel):
     source_match: SourceMatch | None = None
     text_field: str = ""
     """Where the texts are; empty where none is needed."""
+    framework: str | None = None
+    """What wrote the source's payloads, where they bear its marks: the app's code is written in its words."""
     writes: Literal["frozen", "dual_write", "live"] = "live"
     readers: Literal["one_deploy", "rolling", "self_resolving"] = "one_deploy"
     on_missing_text: Literal["payload_only", "skip", "stop"] = "payload_only"

@@ -1,7 +1,8 @@
-"""How does the app query afterwards? Python for the plain client, one snippet a kind of change; tests run them."""
+"""How does the app query afterwards? Python for its client or framework, one snippet a kind of change; tests run them."""
 
 from __future__ import annotations
 
+from qdrant_model_migration.domain.framework_writes import framework_query
 from qdrant_model_migration.domain.migration import Migration
 from qdrant_model_migration.domain.model import ModelKind, ModelSpec
 
@@ -49,6 +50,8 @@ def query_snippet(migration: Migration) -> str:
         case ModelKind.MULTIVECTOR:
             return _RERANK.format(model=model.name, collection=collection, dense=dense, field=made.field)
         case _:
+            if told := framework_query(migration, collection):
+                return told
             using = f", using={made.field!r}" if made.field else ""
             prefix = f", prefixed {model.query_prefix!r}" if model.query_prefix else ""
             return _DENSE.format(model=model.name, collection=collection, using=using, prefix=prefix)

@@ -18,7 +18,7 @@ from qdrant_model_migration.domain.model import ModelKind, ModelSpec
 from qdrant_model_migration.domain.recipe import Endpoint, Gate
 from qdrant_model_migration.domain.strategies import Strategy
 from qdrant_model_migration.domain.target import EMBEDDED_UNSTATED, TargetPlan, default_field, plan_target, target_name
-from qdrant_model_migration.domain.texts import NoTexts, Texts, TextSource, text_statistics
+from qdrant_model_migration.domain.texts import NoTexts, Texts, TextSource, framework_of, text_statistics
 from qdrant_model_migration.domain.texts_file import TextsFile, coverage
 from qdrant_model_migration.domain.updated_at import UpdatedAt, understood
 from qdrant_model_migration.errors import AlreadyExists, Refused, RequestRejected, Unsupported
@@ -128,6 +128,7 @@ async def plan_migration(context: OperationContext, sides: Sides, request: Reque
             "current_model": match.model if match else None,
             "source_match": match,
             "text_field": texts.expression if isinstance(texts, TextSource) else "",
+            "framework": framework_of(p.payload for p in await sample_points(sides.source_gateway, sides.source, 200)),
             "texts": file,
             "dense_field": old.name if old is not None else None,
             "updated_at": await _updated_at(sides, request),
