@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Literal
 from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationError
@@ -39,6 +40,7 @@ class _Environment(BaseSettings):
     qdrant_migration_http_token: SecretStr | None = None
     qdrant_migration_lease_seconds: float = Field(default=30.0, ge=2, le=600)
     qdrant_migration_log_directory: Path | None = None
+    qdrant_migration_log_format: Literal["text", "json"] = "text"
     qdrant_migration_embedding_threads: int | None = Field(default=None, ge=1, le=1024)
     qdrant_migration_ray_address: str | None = None
     qdrant_migration_ray_actors: int | None = Field(default=None, ge=1, le=10_000)
@@ -49,8 +51,12 @@ class _Environment(BaseSettings):
 _VARIABLE = re.compile(r"^[A-Za-z_][A-Za-z0-9_]*$")
 
 
-def _check_spelling(environment: Mapping[str, str]) -> None:
-    """Refuse a variable that is nearly one of ours: a misspelt safety switch must not be ignored."""
+def check_spelling(environment: Mapping[str, str]) -> None:
+    """Refuse a variable that is nearly one of ours: a misspelt safety switch must not be ignored.
+
+    Raises:
+        SettingsError: names the variable, and the one that is meant.
+    """
     known = [name.upper() for name in _Environment.model_fields]
     for name in environment:
         if name.startswith("QDRANT_MIGRATION_") and name not in known and (near := get_close_matches(name, known, n=1, cutoff=0.85)):
@@ -63,7 +69,7 @@ def read_settings() -> Settings:
     Raises:
         SettingsError: a variable is malformed; the message names it and never repeats a secret.
     """
-    _check_spelling(os.environ)
+    check_spelling(os.environ)
     try:
         env = _Environment()
     except ValidationError as error:

@@ -10,6 +10,7 @@ from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -80,27 +81,45 @@ _KEY_NOTES = {
     Host.JETBRAINS: "Put the key into QDRANT_API_KEY; leave it empty for a Qdrant without one.",
 }
 
-_FILES = {
+_USER_FILES = {
     Host.CLAUDE_DESKTOP: {
         "darwin": "~/Library/Application Support/Claude/claude_desktop_config.json",
         "win32": r"%APPDATA%\Claude\claude_desktop_config.json",
         "linux": "~/.config/Claude/claude_desktop_config.json",
     },
     Host.VSCODE: {
-        "darwin": "~/Library/Application Support/Code/User/mcp.json, or .vscode/mcp.json in a workspace",
-        "win32": r"%APPDATA%\Code\User\mcp.json, or .vscode\mcp.json in a workspace",
-        "linux": "~/.config/Code/User/mcp.json, or .vscode/mcp.json in a workspace",
+        "darwin": "~/Library/Application Support/Code/User/mcp.json",
+        "win32": r"%APPDATA%\Code\User\mcp.json",
+        "linux": "~/.config/Code/User/mcp.json",
     },
-    Host.CURSOR: {
-        "darwin": "~/.cursor/mcp.json, or .cursor/mcp.json in a project",
-        "win32": r"%USERPROFILE%\.cursor\mcp.json, or .cursor\mcp.json in a project",
-        "linux": "~/.cursor/mcp.json, or .cursor/mcp.json in a project",
-    },
-    Host.CLAUDE_CODE: dict.fromkeys(("darwin", "win32", "linux"), ".mcp.json in the project's folder"),
-    Host.JETBRAINS: dict.fromkeys(
-        ("darwin", "win32", "linux"), "Settings | Tools | AI Assistant | Model Context Protocol (MCP) | Add, as JSON"
-    ),
+    Host.CURSOR: {"darwin": "~/.cursor/mcp.json", "win32": r"%USERPROFILE%\.cursor\mcp.json", "linux": "~/.cursor/mcp.json"},
 }
+_PROJECT_FILES = {Host.VSCODE: ".vscode/mcp.json", Host.CURSOR: ".cursor/mcp.json", Host.CLAUDE_CODE: ".mcp.json"}
+"""In a project's folder, where others may see them."""
+_BY_HAND = {Host.JETBRAINS: "Settings | Tools | AI Assistant | Model Context Protocol (MCP) | Add, as JSON"}
+
+
+def files_of(host: Host, home: Path, project: Path, platform: str = sys.platform) -> list[tuple[Path, bool]]:
+    """Where a host's configuration may lie: the person's own, and the project's, which is shared (true)."""
+    found: list[tuple[Path, bool]] = []
+    if host in _USER_FILES and platform != "win32":
+        found.append((home / _user_file(host, platform).removeprefix("~/"), False))
+    if host in _PROJECT_FILES:
+        found.append((project / _PROJECT_FILES[host], True))
+    return found
+
+
+def _user_file(host: Host, platform: str) -> str:
+    return _USER_FILES[host].get(platform, _USER_FILES[host]["linux"])
+
+
+def _where(host: Host, platform: str) -> str:
+    if host in _BY_HAND:
+        return _BY_HAND[host]
+    shared = f"{_PROJECT_FILES[host]} in the project's folder" if host in _PROJECT_FILES else ""
+    if platform == "win32":
+        shared = shared.replace("/", "\\")
+    return ", or ".join(filter(None, (_user_file(host, platform) if host in _USER_FILES else "", shared)))
 
 
 def environment_of(settings: Settings, variables: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -146,8 +165,7 @@ def block_text(host: Host, start: Start, environment: Mapping[str, str]) -> str:
 
 def notes(host: Host, start: Start, environment: Mapping[str, str], platform: str = sys.platform) -> list[str]:
     """Where the block belongs, and what is still to be done."""
-    files = _FILES[host]
-    found = [f"Where it belongs: {files.get(platform, files['linux'])}. Merge it with what the file holds, then restart the host."]
+    found = [f"Where it belongs: {_where(host, platform)}. Merge it with what the file holds, then restart the host."]
     if "QDRANT_URL" in environment:
         found.append(_KEY_NOTES[host])
     if host is Host.CLAUDE_CODE:

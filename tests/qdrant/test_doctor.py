@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Mapping
+from datetime import datetime, timedelta, tzinfo
 from pathlib import Path
 
 import anyio
@@ -15,7 +17,7 @@ from qdrant_model_migration.doctor import Check, diagnose, report
 from qdrant_model_migration.qdrant.probe import PREFIX
 from tests.conftest import VERSIONS, Backend, NewServer
 from tests.qdrant.seeds import NEW, opened, seed
-from tests.servers import request
+from tests.servers import QdrantServer, request
 
 KEY, READS = "s3cret-writes", "s3cret-reads"
 
@@ -184,3 +186,24 @@ async def test_folders_that_cannot_be_written_fail(tmp_path: Path, monkeypatch: 
     assert failed(checks) == {"log directory", "FastEmbed cache"}
     offline = await examined(monkeypatch, {"FASTEMBED_CACHE_PATH": str(tmp_path / "none"), "HF_HUB_OFFLINE": "1"})
     assert offline["FastEmbed cache"].state == "warn"
+
+
+async def test_a_wrong_clock_and_a_full_disk_are_told(server_1_17: QdrantServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    sound = await examined(monkeypatch, server_1_17.environment)
+    assert sound["clock of 'default'"].state == "ok"
+    assert sound["room for the log directory"].state == "ok"
+
+    class Later(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> Later:
+            return super().now(tz) + timedelta(seconds=90)
+
+    monkeypatch.setattr("qdrant_model_migration.qdrant.clock.datetime", Later)
+    monkeypatch.setattr("qdrant_model_migration.doctor.machine.LEAST_FREE", dict.fromkeys(("log directory", "FastEmbed cache"), 1e18))
+    checks = await examined(monkeypatch, server_1_17.environment)
+    assert failed(checks) == set()
+    clock, room = checks["clock of 'default'"], checks["room for the log directory"]
+    assert (clock.state, room.state) == ("warn", "warn")
+    assert re.search(r"(89|9\d) s behind this machine's", clock.text), clock.text
+    assert "NTP" in (clock.remedy or "")
+    assert "GB free" in room.text

@@ -27,6 +27,11 @@ class SharedClock:
             self._ahead = parsedate_to_datetime(answer.headers["date"]) - datetime.now(UTC)
         return answer
 
+    @property
+    def ahead(self) -> timedelta:
+        """Of the server's clock against this machine's, as the last answer showed it."""
+        return self._ahead
+
     def now(self) -> datetime:
         here = datetime.now(UTC)
         return here if abs(self._ahead) < TOLERATED else here + self._ahead
