@@ -96,9 +96,11 @@ def serve(
 ) -> None:
     """Serve MCP: over stdio, as hosts start it, or over HTTP."""
     from qdrant_model_migration.redaction import log_to_stderr
+    from qdrant_model_migration.telemetry import configure_telemetry
 
     log_to_stderr(logging.WARNING)
     try:
+        configure_telemetry()
         with _uncollected():
             from qdrant_model_migration.app import build_server
             from qdrant_model_migration.environment import read_settings
@@ -137,12 +139,14 @@ def worker(
     import anyio
 
     from qdrant_model_migration.redaction import log_to_stderr
+    from qdrant_model_migration.telemetry import configure_telemetry
 
     log_to_stderr()
     # As the settings of the same names, so that the one who stands by for this worker has them as well.
     given = {"RAY_ADDRESS": ray, "RAY_ACTORS": actors, "RAY_ACTOR_CPUS": actor_cpus, "RAY_ACTOR_GPUS": actor_gpus}
     os.environ.update({f"QDRANT_MIGRATION_{name}": str(value) for name, value in given.items() if value is not None})
     try:
+        configure_telemetry()
         anyio.run(_work, migration_id, connection, log, idle_exit, stand_by, ray is not None)
     except LeaseLost as error:
         logging.getLogger(__name__).info("%s", error)

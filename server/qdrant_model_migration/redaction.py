@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import re
 import sys
+from datetime import UTC, datetime
 
 _HOLDS_A_SECRET = re.compile(r"((API|ACCESS|PRIVATE|SECRET)_?KEY|TOKEN|SECRET|PASSWORD)$", re.IGNORECASE)
 _MAY_HOLD_ONE = re.compile(r"KEY$", re.IGNORECASE)
@@ -43,11 +45,28 @@ class RedactingFormatter(logging.Formatter):
         return redacted(super().format(record))
 
 
+class JsonFormatter(RedactingFormatter):
+    """One object a line, for machines that read logs."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        told = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname,
+            "logger": record.name,
+            "process": record.process,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            told["exception"] = self.formatException(record.exc_info)
+        return redacted(json.dumps(told, ensure_ascii=False, default=str))
+
+
 def log_to_stderr(level: int = logging.INFO) -> None:
-    """Logs never go to stdout: under stdio that is the protocol's."""
+    """Logs never go to stdout: under stdio that is the protocol's. QDRANT_MIGRATION_LOG_FORMAT=json makes each line an object."""
+    as_json = os.environ.get("QDRANT_MIGRATION_LOG_FORMAT", "").strip().lower() == "json"
     handler = logging.StreamHandler(sys.stderr)
     handler.setLevel(level)
-    handler.setFormatter(RedactingFormatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
+    handler.setFormatter(JsonFormatter() if as_json else RedactingFormatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
     logging.basicConfig(handlers=[handler], level=level, force=True)
     for noisy in ("httpx", "httpcore", "mcp", "stamina"):
         logging.getLogger(noisy).setLevel(max(level, logging.WARNING))

@@ -22,6 +22,7 @@ from qdrant_model_migration.operations.context import OperationContext
 from qdrant_model_migration.operations.fencing import lift_fence
 from qdrant_model_migration.operations.work import Work, open_work
 from qdrant_model_migration.results import Progress
+from qdrant_model_migration.worker import gauges
 from qdrant_model_migration.worker.late_writes import Step
 from qdrant_model_migration.worker.lease import HeldLease, take_lease
 from qdrant_model_migration.worker.operations import carry_out, chosen, has_moved_nothing, unfinished_swap
@@ -163,6 +164,7 @@ class Driver:
         while True:
             try:
                 self._measure(work.progress)
+                gauges.tell(work.migration, work.progress)
                 await held.renew(work.progress)
             except LeaseLost as error:
                 LOG.warning("%s", error)

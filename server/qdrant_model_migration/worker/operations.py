@@ -28,6 +28,7 @@ from qdrant_model_migration.operations.swap import swap
 from qdrant_model_migration.operations.verify import verify
 from qdrant_model_migration.operations.work import Work
 from qdrant_model_migration.results import Comparison, Progress, Verification
+from qdrant_model_migration.telemetry import operation_span
 
 LOG = logging.getLogger(__name__)
 SHOW_EVERY_S = 1.0
@@ -64,7 +65,8 @@ async def carry_out(work: Work, operation: Operation) -> None:
 
         group.start_soon(show)
         try:
-            outcome.append(await _HANDLERS[operation.kind](work, operation.arguments))
+            with operation_span(operation.kind, work.id):
+                outcome.append(await _HANDLERS[operation.kind](work, operation.arguments))
         except MigrationError as error:
             failure.append(await told(work.context, work.migration, error))
         except Exception as error:
