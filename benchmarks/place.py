@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import os
 import tempfile
 import time
 import uuid
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,12 +61,17 @@ def client(running: QdrantServer, *, grpc: bool = False) -> QdrantClient:
     return QdrantClient(url=running.url, grpc_port=running.grpc_port, prefer_grpc=grpc, timeout=60)
 
 
-def fill_source(running: QdrantServer, texts: Sequence[str], *, name: str = SOURCE) -> None:
+def fill_source(running: QdrantServer, texts: Iterable[str], *, name: str = SOURCE, is_indexed: bool = True) -> None:
     """A collection of these texts with random vectors of 384 dimensions."""
     speaker, rng = client(running, grpc=True), np.random.default_rng(1)
-    speaker.create_collection(name, vectors_config=models.VectorParams(size=OLD_SIZE, distance=models.Distance.COSINE))
-    for start in range(0, len(texts), 1000):
-        part = texts[start : start + 1000]
+    never = None if is_indexed else models.OptimizersConfigDiff(indexing_threshold=0)
+    vectors_config = models.VectorParams(size=OLD_SIZE, distance=models.Distance.COSINE)
+    speaker.create_collection(name, vectors_config=vectors_config, optimizers_config=never)
+    remaining = iter(texts)
+    for start in itertools.count(0, 1000):
+        part = list(itertools.islice(remaining, 1000))
+        if not part:
+            break
         vectors = rng.standard_normal((len(part), OLD_SIZE)).astype(np.float32)
         points = [models.PointStruct(id=start + i, vector=v.tolist(), payload={"text": t, "n": start + i}) for i, (t, v) in enumerate(zip(part, vectors, strict=True))]  # fmt: skip
         speaker.upsert(name, points, wait=True)
