@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from opentelemetry import metrics, trace
+from opentelemetry import trace
 
 from qdrant_model_migration.errors import SettingsError
 
@@ -35,6 +35,7 @@ def configure_telemetry() -> None:
             f"OTEL_EXPORTER_OTLP_PROTOCOL is {protocol!r}: traces and metrics are sent by 'http/protobuf' alone, usually to port 4318."
         )
     try:
+        from opentelemetry import metrics
         from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
         from opentelemetry.sdk.metrics import MeterProvider
