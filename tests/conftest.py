@@ -38,6 +38,7 @@ _SCRUBBED = (
     "MISTRAL_",
     "OLLAMA_",
     "HF_",
+    "OTEL_",
 )
 _SCRUBBED_ENDINGS = ("_API_KEY", "_PROXY", "_proxy")
 _SERVER_FIXTURES = frozenset(

@@ -94,6 +94,8 @@ _USER_FILES = {
     },
     Host.CURSOR: {"darwin": "~/.cursor/mcp.json", "win32": r"%USERPROFILE%\.cursor\mcp.json", "linux": "~/.cursor/mcp.json"},
 }
+_OWN_COMMAND = {Host.CLAUDE_CODE: "~/.claude.json"}
+"""Written by a command of the host, not by hand."""
 _PROJECT_FILES = {Host.VSCODE: ".vscode/mcp.json", Host.CURSOR: ".cursor/mcp.json", Host.CLAUDE_CODE: ".mcp.json"}
 """In a project's folder, where others may see them."""
 _BY_HAND = {Host.JETBRAINS: "Settings | Tools | AI Assistant | Model Context Protocol (MCP) | Add, as JSON"}
@@ -104,8 +106,10 @@ def files_of(host: Host, home: Path, project: Path, platform: str = sys.platform
     found: list[tuple[Path, bool]] = []
     if host in _USER_FILES and platform != "win32":
         found.append((home / _user_file(host, platform).removeprefix("~/"), False))
-    if host in _PROJECT_FILES:
-        found.append((project / _PROJECT_FILES[host], True))
+    if host in _OWN_COMMAND:
+        found.append((home / _OWN_COMMAND[host].removeprefix("~/"), False))
+    if host in _PROJECT_FILES and (shared := project / _PROJECT_FILES[host]) not in [path for path, _ in found]:
+        found.append((shared, True))
     return found
 
 

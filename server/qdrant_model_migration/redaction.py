@@ -11,6 +11,8 @@ from datetime import UTC, datetime
 
 _HOLDS_A_SECRET = re.compile(r"((API|ACCESS|PRIVATE|SECRET)_?KEY|TOKEN|SECRET|PASSWORD)$", re.IGNORECASE)
 _MAY_HOLD_ONE = re.compile(r"KEY$", re.IGNORECASE)
+_HEADERS = ("OTEL_EXPORTER_OTLP_HEADERS", "OTEL_EXPORTER_OTLP_TRACES_HEADERS", "OTEL_EXPORTER_OTLP_METRICS_HEADERS")
+"""Of the collector of OpenTelemetry: they hold its token, and its SDK repeats them where they are malformed."""
 _IDENTIFIER = re.compile(r"[a-z_]+")
 """What is called a key and looks like this is one of a payload: CONTENT_KEY=page_content of LangChain, for example."""
 _NAMED = re.compile(r'"key_variable"\s*:\s*"([A-Za-z_][A-Za-z0-9_]*)"')
@@ -22,7 +24,7 @@ LEAST_SECRET_CHARS = 12
 def known_secrets() -> tuple[str, ...]:
     """Every key and token of the environment, the longest first: those named like one, and those that a setting names as one."""
     settings = os.environ.get("QDRANT_MIGRATION_MODELS", "") + os.environ.get("QDRANT_MIGRATION_CONNECTIONS", "")
-    named = set(_NAMED.findall(settings))
+    named = {*_NAMED.findall(settings), *_HEADERS}
     found = {value.strip() for name, value in os.environ.items() if name in named or _HOLDS_A_SECRET.search(name)}
     found |= {v.strip() for name, v in os.environ.items() if _MAY_HOLD_ONE.search(name) and not _IDENTIFIER.fullmatch(v.strip())}
     # The address of a private endpoint may hold a password.
@@ -54,11 +56,12 @@ class JsonFormatter(RedactingFormatter):
             "level": record.levelname,
             "logger": record.name,
             "process": record.process,
-            "message": record.getMessage(),
+            # Before it is written as JSON, which would write a key with a line break otherwise than it is.
+            "message": redacted(record.getMessage()),
         }
         if record.exc_info:
-            told["exception"] = self.formatException(record.exc_info)
-        return redacted(json.dumps(told, ensure_ascii=False, default=str))
+            told["exception"] = redacted(self.formatException(record.exc_info))
+        return json.dumps(told, ensure_ascii=False)
 
 
 def log_to_stderr(level: int = logging.INFO) -> None:

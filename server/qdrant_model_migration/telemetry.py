@@ -1,39 +1,32 @@
 """Who watches from outside? OpenTelemetry, where its own variables name a collector; without them nothing is loaded and nothing is sent.
 
 The MCP SDK makes a span of each request, the worker one of each operation (`operation verify`, `operation swap`); the worker's progress is a set
-of gauges. Spans and gauges bear names of tools, migrations and phases, never texts, payloads, queries or keys.
+of gauges. What we add to them are names of tools, kinds of operations and errors, and ids of migrations.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from opentelemetry import trace
 
-from qdrant_model_migration.errors import SettingsError
-
 NAME = "qdrant-model-migration"
-_ENDPOINT, _OF = "OTEL_EXPORTER_OTLP_ENDPOINT", ("OTEL_EXPORTER_OTLP_{}_ENDPOINT", "OTEL_{}_EXPORTER")
+LOG = logging.getLogger(__name__)
+_PROTOCOL = "http/protobuf"
 
 
 def configure_telemetry() -> None:
     """Have spans and metrics sent by OTLP over HTTP, where OTEL_EXPORTER_OTLP_ENDPOINT, or that of traces or metrics, names a collector.
 
-    Headers, time-outs, sampling, intervals and attributes of the resource are read by OpenTelemetry's SDK from its own variables.
-
-    Raises:
-        SettingsError: a collector is named, and the extra `otel` is not installed; or another protocol than OTLP over HTTP is asked for.
+    Headers, time-outs, sampling, intervals and attributes of the resource are read by OpenTelemetry's SDK from its own variables. What cannot be
+    sent is a warning in the log, and no more: a host's own variables may have come here, and no migration is to depend on them.
     """
     wanted = [signal for signal in ("TRACES", "METRICS") if _is_wanted(signal)]
     if not wanted:
         return
-    protocol = os.environ.get("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf")
-    if protocol != "http/protobuf":
-        raise SettingsError(
-            f"OTEL_EXPORTER_OTLP_PROTOCOL is {protocol!r}: traces and metrics are sent by 'http/protobuf' alone, usually to port 4318."
-        )
     try:
         from opentelemetry import metrics
         from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
@@ -44,10 +37,11 @@ def configure_telemetry() -> None:
         from opentelemetry.sdk.trace import TracerProvider
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
     except ImportError:
-        raise SettingsError(
-            "A collector of OpenTelemetry is named (OTEL_EXPORTER_OTLP_…ENDPOINT), and its SDK is not installed: "
+        LOG.warning(
+            "Nothing is sent to the collector that OTEL_EXPORTER_OTLP_…ENDPOINT names: OpenTelemetry's SDK is not installed. "
             "pip install 'qdrant-model-migration[otel]', or set OTEL_SDK_DISABLED=true."
-        ) from None
+        )
+        return
     # What OTEL_SERVICE_NAME says is read by `create`, and gives way to what is stated here.
     resource = Resource.create({} if os.environ.get("OTEL_SERVICE_NAME") else {"service.name": NAME})
     if "TRACES" in wanted:
@@ -73,7 +67,21 @@ def operation_span(kind: str, migration_id: str) -> Iterator[None]:
 
 
 def _is_wanted(signal: str) -> bool:
-    if os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
+    """Whether a collector is named for it, which takes what can be sent."""
+    if _said("OTEL_SDK_DISABLED") == "true" or _said(f"OTEL_{signal}_EXPORTER") == "none":
         return False
-    endpoint, exporter = (os.environ.get(name.format(signal), "") for name in _OF)
-    return exporter.strip().lower() != "none" and bool(endpoint or os.environ.get(_ENDPOINT))
+    if not (_said(f"OTEL_EXPORTER_OTLP_{signal}_ENDPOINT") or _said("OTEL_EXPORTER_OTLP_ENDPOINT")):
+        return False
+    protocol = _said(f"OTEL_EXPORTER_OTLP_{signal}_PROTOCOL") or _said("OTEL_EXPORTER_OTLP_PROTOCOL") or _PROTOCOL
+    if protocol != _PROTOCOL:
+        LOG.warning(
+            "No %s are sent: OTEL_EXPORTER_OTLP_PROTOCOL is %r, and only %r can be, usually to port 4318.",
+            signal.lower(),
+            protocol,
+            _PROTOCOL,
+        )
+    return protocol == _PROTOCOL
+
+
+def _said(variable: str) -> str:
+    return os.environ.get(variable, "").strip().lower()

@@ -26,6 +26,8 @@ class App:
     def __init__(self, config: Raw) -> None:
         self.config = config
         self.url, self.source = config["url"], config["collection"]
+        self.named = config["named"]
+        """The alias by which it writes."""
         self.old, self.new = (HashingEmbedder(config[name]) for name in ("old", "new"))
 
     def embed(self, model: HashingEmbedder, texts: list[str]) -> list[list[float]]:
@@ -91,7 +93,7 @@ class LangChain(App):
         client = self.pasted().DualWriteClient(
             url=self.url, check_compatibility=False, embed_documents=self._embeddings(self.new).embed_documents
         )
-        store = QdrantVectorStore(client=client, collection_name=self.source, embedding=self._embeddings(self.old))
+        store = QdrantVectorStore(client=client, collection_name=self.named, embedding=self._embeddings(self.old))
         kept = f"chain kept {number}"
         # Ids of its own are without hyphens.
         added = store.add_texts([f"chain added {number} {n}" for n in range(70)])
@@ -99,6 +101,7 @@ class LangChain(App):
         store.add_documents([Document(page_content=f"chain before {number}")], ids=[replaced])
         store.add_documents([Document(page_content=f"chain after {number}")], ids=[replaced])
         asyncio.run(store.aadd_texts([kept]))
+        client.set_payload(self.named, {"metadata": {"seen": number}}, added[:10])
         store.delete(added[:2])
         asyncio.run(store.adelete(added[2:4]))
         there = [f"chain added {number} {n}" for n in range(4, 70)] + [f"chain after {number}", kept]
@@ -152,8 +155,8 @@ class LlamaIndex(App):
         client = module.DualWriteClient(
             url=self.url, check_compatibility=False, embed_documents=self._model(self.new).get_text_embedding_batch
         )
-        aclient = module.DualWriteAsyncClient(url=self.url, check_compatibility=False, dual=client.dual)
-        store = QdrantVectorStore(self.source, client=client, aclient=aclient)
+        aclient = module.DualWriteAsyncClient(url=self.url, check_compatibility=False, client=client)
+        store = QdrantVectorStore(self.named, client=client, aclient=aclient)
         nodes = self._nodes([f"index added {number} {n}" for n in range(70)], f"document {number}")
         store.add(nodes)
         nodes[0].text = f"index after {number}"
@@ -205,7 +208,7 @@ class Haystack(App):
             return self.embed(self.new, texts)
 
         store = self.pasted().DualWriteDocumentStore(
-            url=self.url, index=self.source, embedding_dim=self.config["old_size"], embed_documents=embed_documents
+            url=self.url, index=self.named, embedding_dim=self.config["old_size"], embed_documents=embed_documents
         )
         documents = self._documents([f"stack added {number} {n}" for n in range(70)], batch=number)
         store.write_documents(documents)
@@ -213,6 +216,7 @@ class Haystack(App):
         store.delete_documents([d.id for d in documents[1:3]])
         store.write_documents(self._documents([f"stack filtered {number}"], batch=f"filtered {number}"))
         store.delete_by_filter({"field": "meta.batch", "operator": "==", "value": f"filtered {number}"})
+        store.close()
         store.update_by_filter({"field": "meta.batch", "operator": "==", "value": number}, {"seen": True})
         asyncio.run(self._awaited(store, number))
         there = [f"stack added {number} {n}" for n in range(3, 70)] + [f"stack after {number}", f"stack awaited {number}"]

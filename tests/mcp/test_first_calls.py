@@ -55,7 +55,7 @@ def test_the_skill_names_each_tool_where_it_says_what_comes_when() -> None:
     assert [row.tool for row in rows() if f"`{row.tool}`" not in steps] == []
 
 
-async def test_the_description_that_lies_nearest_to_what_is_said_is_that_of_the_tool(
+async def test_the_descriptions_alone_lead_to_the_tool_as_often_as_the_page_says(
     asset_models: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The page gives the counts."""
@@ -74,6 +74,8 @@ async def test_the_description_that_lies_nearest_to_what_is_said_is_that_of_the_
     told = TOLD.search(PAGE.read_text(encoding="utf-8"))
     assert told is not None
     # One may lie between two tools, and fall to the other on another processor.
+    assert first >= 15
+    assert second >= 19
     assert len(ranks) == int(told[2])
     assert abs(first - int(told[1])) <= 1
     assert abs(second - int(told[3])) <= 1

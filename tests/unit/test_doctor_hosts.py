@@ -43,8 +43,8 @@ def test_the_block_that_config_prints_passes_wherever_it_belongs(tmp_path: Path,
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"command": "/no/such/python"}, "'/no/such/python' is not there"),
-        ({"command": "no-such-program"}, "'no-such-program' is not found"),
+        ({"command": "/no/such/python"}, "its command is not there"),
+        ({"command": "no-such-program"}, "its command is not found"),
         ({"command": "sh"}, "state it absolutely"),
         ({"command": None}, "no command"),
         ({"env": {}}, "no QDRANT_URL"),
@@ -62,7 +62,7 @@ def test_what_keeps_a_host_from_starting_it_as_meant_is_told(tmp_path: Path, cha
 
 def test_a_key_in_a_file_of_the_project_is_told_and_not_repeated(tmp_path: Path) -> None:
     held = {"env": {**ENVIRONMENT, "QDRANT_API_KEY": "a-key-of-somebody"}}
-    shared = checked(tmp_path / "a", Host.CLAUDE_CODE, entry(**held))
+    shared = checked(tmp_path / "a", Host.CLAUDE_CODE, entry(**held), place=1)
     assert shared.state == "warn"
     assert "QDRANT_API_KEY" in shared.text
     assert "a-key-of-somebody" not in str(shared)
@@ -87,6 +87,19 @@ def test_a_key_in_a_file_of_the_project_is_told_and_not_repeated(tmp_path: Path)
 )
 def test_a_file_of_any_kind_is_one_line(tmp_path: Path, text: str, state: str) -> None:
     assert checked(tmp_path, Host.CURSOR, text).state == state
+
+
+def test_what_claude_mcp_add_wrote_is_found_under_the_project(tmp_path: Path) -> None:
+    known = {"projects": {"/elsewhere": {"mcpServers": {}}, str(tmp_path / "project"): json.loads(entry(command="/no/such/python"))}}
+    assert "its command is not there" in checked(tmp_path, Host.CLAUDE_CODE, json.dumps(known)).text
+
+
+def test_a_project_that_is_the_home_has_no_shared_file(tmp_path: Path) -> None:
+    assert [is_shared for _, is_shared in files_of(Host.CURSOR, tmp_path, tmp_path)] == [False]
+
+
+def test_what_the_host_fills_in_is_not_missed(tmp_path: Path) -> None:
+    assert checked(tmp_path, Host.VSCODE, entry(command="${workspaceFolder}/.venv/bin/python")).state == "ok"
 
 
 def test_where_no_host_is_there_nothing_is_said(tmp_path: Path) -> None:

@@ -19,6 +19,8 @@ from qdrant_model_migration.hosts import Host, files_of
 _OURS = re.compile(r"qdrant[-_]model[-_]migration")
 _ASKED = re.compile(r"^\$\{.+\}$")
 """A value that the host fills in: an input, or a variable of its own."""
+_VARIABLE = re.compile(r"^[A-Za-z_][A-Za-z0-9_]*$")
+"""What else stands there is no variable, and nothing to be printed."""
 _KEY = re.compile(r"(KEY|TOKEN)$")
 _TELLS_WHERE = ("QDRANT_URL", "QDRANT_PATH", "QDRANT_MIGRATION_CONNECTIONS")
 MOST_BYTES = 4 * 1024 * 1024
@@ -27,20 +29,20 @@ MOST_BYTES = 4 * 1024 * 1024
 def host_checks(home: Path, project: Path, platform: str = sys.platform) -> list[Check]:
     """One line for each configuration file of a host that is there, with what is wrong with our entry in it."""
     return [
-        _file_check(host, path, is_shared=is_shared)
+        _file_check(host, path, project, is_shared=is_shared)
         for host in Host
         for path, is_shared in files_of(host, home, project, platform)
         if path.is_file()
     ]
 
 
-def _file_check(host: Host, path: Path, *, is_shared: bool) -> Check:
+def _file_check(host: Host, path: Path, project: Path, *, is_shared: bool) -> Check:
     name = f"host {host.value}"
     again = f"Print the block anew with `qdrant-model-migration config {host.value}`, and restart the host."
     try:
         if path.stat().st_size > MOST_BYTES:
             raise ValueError("it is larger than a configuration")
-        entries = list(_entries(json.loads(path.read_text(encoding="utf-8"))))
+        entries = list(_entries(json.loads(path.read_text(encoding="utf-8")), project))
     except (OSError, ValueError, RecursionError) as error:
         kind = "it is not plain JSON, as with comments" if isinstance(error, json.JSONDecodeError) else type(error).__name__
         return Check(
@@ -57,10 +59,13 @@ def _file_check(host: Host, path: Path, *, is_shared: bool) -> Check:
     return Check(name=name, state="ok", text=f"{path} names this server")
 
 
-def _entries(configuration: Any) -> Iterator[Mapping[str, Any]]:
-    """What of it starts this server: by our name, or by our command."""
+def _entries(configuration: Any, project: Path) -> Iterator[Mapping[str, Any]]:
+    """What of it starts this server: by our name, or by our command. Claude Code keeps those of a project under its path."""
     if not isinstance(configuration, Mapping):
         return
+    projects = configuration.get("projects")
+    if isinstance(projects, Mapping):
+        yield from _entries(projects.get(str(project)), project)
     for key in ("mcpServers", "servers"):
         listed = configuration.get(key)
         for name, entry in (listed if isinstance(listed, Mapping) else {}).items():
@@ -83,15 +88,18 @@ def _problems(entry: Mapping[str, Any], *, is_shared: bool) -> Iterator[str]:
     command = entry.get("command")
     if not isinstance(command, str) or not command:
         yield "its entry has no command"
+    elif "${" in command:
+        # The host fills it in.
+        pass
     elif os.sep not in command:
         if shutil.which(command) is None:
-            yield f"its command {command!r} is not found"
+            yield "its command is not found"
         else:
-            yield f"its command {command!r} is found by this shell's PATH, which hosts do not have: state it absolutely"
+            yield "its command is found by this shell's PATH, which hosts do not have: state it absolutely"
     elif not os.access(Path(command).expanduser(), os.X_OK):
-        yield f"its command {command!r} is not there, or may not be run"
+        yield "its command is not there, or may not be run"
     given = entry.get("env")
-    variables = {k: v for k, v in given.items() if isinstance(v, str)} if isinstance(given, Mapping) else {}
+    variables = {k: v for k, v in given.items() if isinstance(v, str) and _VARIABLE.match(k)} if isinstance(given, Mapping) else {}
     if not any(variables.get(name) for name in _TELLS_WHERE):
         yield "it states no QDRANT_URL, so an embedded database would serve"
     try:

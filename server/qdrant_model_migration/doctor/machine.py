@@ -10,28 +10,28 @@ from pathlib import Path
 
 from qdrant_model_migration.doctor.check import Check
 from qdrant_model_migration.environment import child_environment
+from qdrant_model_migration.qdrant.clock import TOLERATED
 from qdrant_model_migration.qdrant.gateway import Gateway
 from qdrant_model_migration.settings import Settings
 
 LEAST_FREE = {"log directory": 100e6, "FastEmbed cache": 2e9, "embedded database": 1e9}
 """Bytes: a worker's log of weeks, the larger ones of FastEmbed's models, a first collection and what Qdrant writes anew beside it."""
-MOST_OFF = timedelta(seconds=5)
 
 
 def clock_check(gateway: Gateway, name: str) -> Check | None:
-    """This machine's clock against the server's, as its answers bear it; None for an embedded database."""
-    if gateway.connection.is_embedded:
-        return None
+    """This machine's clock against the server's, as its answers bear it; None where they do not, as an embedded database's."""
     ahead = gateway.call.clock.ahead
+    if ahead is None:
+        return None
     what, seconds = f"clock of '{name}'", abs(ahead.total_seconds())
-    if abs(ahead) <= MOST_OFF:
-        return Check(name=what, state="ok", text="agrees with this machine's to some seconds")
+    if abs(ahead) < TOLERATED:
+        return Check(name=what, state="ok", text="agrees with this machine's within 10 s")
     word = "ahead of" if ahead > timedelta() else "behind"
     return Check(
         name=what,
         state="warn",
         text=f"the server's clock is {seconds:,.0f} s {word} this machine's",
-        remedy="Set both by NTP. Leases and plans go by the server's, so a migration is safe; times in logs differ, and `updated_at_field` goes by what the app writes.",
+        remedy="Set both by NTP. No migration depends on it: what is recorded goes by the server's clock, and a lease by how long nothing was heard. Times in logs differ.",
     )
 
 

@@ -74,13 +74,23 @@ class DualWriter:
             if offset is None:
                 return found
 
-    def mirror(self, ids: list) -> None:
-        """Make the target's points what the source's are now: a partial update becomes a full upsert, for the text may have changed."""
+    def concerned(self, points) -> list:
+        """The ids of points, of a batch, of ids or of what a filter finds; none where they cannot be told."""
         try:
-            if ids:
-                self._mirror(ids)
+            if isinstance(points, models.Batch):
+                return list(points.ids)
+            return [getattr(p, "id", p) for p in self.selected(points)]
         except Exception:
             logging.getLogger("dual_write").warning("target not updated; the catch-up will", exc_info=True)
+            return []
+
+    def mirror(self, ids: list) -> None:
+        """Make the target's points what the source's are now: a partial update becomes a full upsert, for the text may have changed."""
+        for start in range(0, len(ids), 64):  # a request of Qdrant, and of a provider, is bounded
+            try:
+                self._mirror(ids[start : start + 64])
+            except Exception:
+                logging.getLogger("dual_write").warning("target not updated; the catch-up will", exc_info=True)
 
     def _mirror(self, ids: list) -> None:
         records = self.source.retrieve(SOURCE, ids, with_payload=True, with_vectors=bool(COPIED_FIELDS))

@@ -1,7 +1,7 @@
 """How does an app of LangChain, LlamaIndex or Haystack write to both collections, and query afterwards? By a client that its store is given.
 
-A store of these frameworks writes by a Qdrant client, by `upsert`, `upload_points` and `delete` alone. A client that mirrors what these
-three write leaves every other line of the app as it is. Tests run the code with the frameworks against real servers.
+A store of these frameworks writes by a Qdrant client, so a client that mirrors what it writes leaves every other line of the app as it is.
+Tests run the code with the frameworks against real servers.
 """
 
 from __future__ import annotations
@@ -14,63 +14,87 @@ _CLIENT = '''
 # --- for {title}
 
 import asyncio
+import inspect
 
 from qdrant_client import AsyncQdrantClient
 
-
-def written_ids(points) -> list:
-    """The ids of what `upsert` and `upload_points` take."""
-    return list(points.ids) if isinstance(points, models.Batch) else [p.id for p in points]
+# Method -> its argument that says which points. By any other (upload_collection, batch_update_points) only the source is written, and the catch-up follows.
+MIRRORED = {{
+    "upsert": "points",
+    "upload_points": "points",
+    "delete": "points_selector",
+    "set_payload": "points",
+    "overwrite_payload": "points",
+    "delete_payload": "points",
+    "clear_payload": "points_selector",
+    "update_vectors": "points",
+    "delete_vectors": "points",
+}}
 
 
 class DualWriteClient(QdrantClient):
-    """A client as any other, with its arguments and `embed_documents` (see DualWriter): what it writes to SOURCE reaches TARGET too."""
+    """A client as any other, with its arguments and `embed_documents` (see DualWriter): what it writes to SOURCE, or to an alias of it, reaches TARGET too."""
 
     def __init__(self, *arguments, embed_documents, **options):
         super().__init__(*arguments, **options)
         self.dual = DualWriter(self, embed_documents)
 
-    def upsert(self, collection_name, points, **options):
-        return self._both(collection_name, written_ids(points), super().upsert, collection_name, points, **options)
-
-    def upload_points(self, collection_name, points, **options):
-        points = list(points)  # it may be an iterator, which can be read once
-        return self._both(collection_name, written_ids(points), super().upload_points, collection_name, points, **options)
-
-    def delete(self, collection_name, points_selector, **options):
-        if collection_name == SOURCE:
-            points_selector = self.dual.selected(points_selector)  # before they are gone
-        return self._both(collection_name, points_selector, super().delete, collection_name, points_selector, **options)
-
-    def _both(self, collection_name, ids, write, *arguments, **options):
-        try:
-            return write(*arguments, **options)
-        finally:
-            if collection_name == SOURCE:
-                self.dual.mirror(ids)
+    def leads_to_source(self, name: str) -> bool:
+        return name == SOURCE or (name != TARGET and name in [a.alias_name for a in self.get_collection_aliases(SOURCE).aliases])
 
 
 class DualWriteAsyncClient(AsyncQdrantClient):
-    """The same for what the app awaits; `dual` is that of its DualWriteClient."""
+    """The same for what the app awaits; `client` is its DualWriteClient."""
 
-    def __init__(self, *arguments, dual, **options):
+    def __init__(self, *arguments, client: DualWriteClient, **options):
         super().__init__(*arguments, **options)
-        self.dual = dual
+        self.client = client
 
-    async def upsert(self, collection_name, points, **options):
-        return await self._both(collection_name, written_ids(points), super().upsert(collection_name, points, **options))
 
-    async def delete(self, collection_name, points_selector, **options):
-        if collection_name == SOURCE:
-            points_selector = await asyncio.to_thread(self.dual.selected, points_selector)
-        return await self._both(collection_name, points_selector, super().delete(collection_name, points_selector, **options))
+def prepared(client: DualWriteClient, call: inspect.BoundArguments, argument: str):
+    """The ids of what is about to be written; None where that is not the source."""
+    if not client.leads_to_source(call.arguments["collection_name"]):
+        return None
+    if hasattr(call.arguments[argument], "__next__"):
+        call.arguments[argument] = list(call.arguments[argument])  # an iterator can be read once
+    call.arguments["wait"] = True  # what is mirrored is read from the source
+    return client.dual.concerned(call.arguments[argument])
 
-    async def _both(self, collection_name, ids, write):
+
+def mirrored(name: str, argument: str):
+    original = getattr(QdrantClient, name)
+
+    def write(self, *arguments, **options):
+        call = inspect.signature(original).bind(self, *arguments, **options)
+        ids = prepared(self, call, argument)
         try:
-            return await write
+            return original(*call.args, **call.kwargs)
         finally:
-            if collection_name == SOURCE:
-                await asyncio.to_thread(self.dual.mirror, ids)
+            if ids:
+                self.dual.mirror(ids)
+
+    return write
+
+
+def mirrored_async(name: str, argument: str):
+    original = getattr(AsyncQdrantClient, name)
+
+    async def write(self, *arguments, **options):
+        call = inspect.signature(original).bind(self, *arguments, **options)
+        ids = await asyncio.to_thread(prepared, self.client, call, argument)
+        try:
+            return await original(*call.args, **call.kwargs)
+        finally:
+            if ids:
+                await asyncio.to_thread(self.client.dual.mirror, ids)
+
+    return write
+
+
+for name, argument in MIRRORED.items():
+    setattr(DualWriteClient, name, mirrored(name, argument))
+    if inspect.iscoroutinefunction(getattr(AsyncQdrantClient, name, None)):
+        setattr(DualWriteAsyncClient, name, mirrored_async(name, argument))
 '''
 
 _TITLES = {"langchain": "LangChain", "llama_index": "LlamaIndex", "haystack": "Haystack"}
@@ -80,38 +104,49 @@ _HANDED = {
 
 # LangChain: the store as before, and this client. `new_embeddings` is the Embeddings of {model}.
 #     client = DualWriteClient(url=..., embed_documents=new_embeddings.embed_documents)
-#     store = QdrantVectorStore(client=client, collection_name=SOURCE, embedding=old_embeddings)
+#     store = QdrantVectorStore(client=client, collection_name=..., embedding=old_embeddings)  # SOURCE or its alias, as before
 """,
     "llama_index": """
 
 # LlamaIndex: the store as before, and these clients. `new_embed_model` is the embedding of {model}. It is given the text at {text!r} alone;
 # an index embeds a node's metadata with it (MetadataMode.EMBED) unless they are excluded.
 #     client = DualWriteClient(url=..., embed_documents=new_embed_model.get_text_embedding_batch)
-#     store = QdrantVectorStore(SOURCE, client=client, aclient=DualWriteAsyncClient(url=..., dual=client.dual))
+#     store = QdrantVectorStore(..., client=client, aclient=DualWriteAsyncClient(url=..., client=client))  # SOURCE or its alias, as before
 """,
     "haystack": '''
 
 # Haystack: the store as before, with `embed_documents`. A document embedder of {model} is asked through it:
 #     embed_documents = lambda texts: [d.embedding for d in embedder.run([Document(content=t) for t in texts])["documents"]]
-#     store = DualWriteDocumentStore(url=..., index=SOURCE, embedding_dim=..., embed_documents=embed_documents)
+#     store = DualWriteDocumentStore(url=..., index=..., embedding_dim=..., embed_documents=embed_documents)  # index: SOURCE or its alias, as before
 from haystack_integrations.document_stores.qdrant import QdrantDocumentStore
 
 
 class DualWriteDocumentStore(QdrantDocumentStore):
-    """The store makes its clients itself, so it is given these."""
+    """The store makes its clients itself: they are replaced when it has."""
 
     def __init__(self, *arguments, embed_documents, **options):
         super().__init__(*arguments, **options)
-        settings = self._prepare_client_params()
-        self._client = DualWriteClient(**settings, embed_documents=embed_documents)
-        self._async_client = DualWriteAsyncClient(**settings, dual=self._client.dual)
+        self.embed_documents = embed_documents
+
+    def _initialize_client(self):
+        super()._initialize_client()
+        if not isinstance(self._client, DualWriteClient):
+            self._client.close()
+            self._client = DualWriteClient(**self._prepare_client_params(), embed_documents=self.embed_documents)
+
+    async def _initialize_async_client(self):
+        await asyncio.to_thread(self._initialize_client)
+        await super()._initialize_async_client()
+        if not isinstance(self._async_client, DualWriteAsyncClient):
+            await self._async_client.close()
+            self._async_client = DualWriteAsyncClient(**self._prepare_client_params(), client=self._client)
 ''',
 }
 
 _QUERIES = {
     "langchain": """\
 # LangChain: {model}, query side{prefix}; `embedding` is its Embeddings
-store = QdrantVectorStore(client=client, collection_name={collection!r}, embedding=embedding{using_langchain})
+store = QdrantVectorStore(client=client, collection_name={collection!r}, embedding=embedding{using_langchain}{distance_langchain})
 hits = store.similarity_search(text, k=10)
 """,
     "llama_index": """\
@@ -122,18 +157,21 @@ hits = index.as_retriever(similarity_top_k=10).retrieve(text)
 """,
     "haystack": """\
 # Haystack: {model}, query side{prefix}; `embedder` is its text embedder
-store = QdrantDocumentStore(url=url, index={collection!r}, embedding_dim={dimensions}{using_haystack})
+store = QdrantDocumentStore(url=url, index={collection!r}, embedding_dim={dimensions}{using_haystack}{distance_haystack})
 retriever = QdrantEmbeddingRetriever(document_store=store, top_k=10)
 hits = retriever.run(query_embedding=embedder.run(text)["embedding"])["documents"]
 """,
 }
+_SIMILARITIES = {"Dot": "dot_product", "Euclid": "l2"}
+"""Haystack's words for what is not cosine, which is its default as it is LangChain's."""
 _HAYSTACK_FIELD = "text-dense"
 """What the store names its dense vector beside a sparse one."""
 
 
 def framework_writes(migration: Migration) -> str:
-    """What follows the dual-write snippet for an app of the framework that wrote the source; empty for the plain client, and across two servers."""
-    if migration.framework not in _HANDED or migration.is_across_servers or migration.texts is not None:
+    """What follows the dual-write snippet for an app of the framework that wrote the source; empty for the plain client, for other than dense vectors, and across servers."""
+    is_dense = migration.model is not None and migration.spec.kind is ModelKind.DENSE
+    if migration.framework not in _HANDED or not is_dense or migration.is_across_servers or migration.texts is not None:
         return ""
     handed = _HANDED[migration.framework].format(model=migration.spec.name, text=migration.text_field)
     return _CLIENT.format(title=_TITLES[migration.framework]) + handed
@@ -147,6 +185,7 @@ def framework_query(migration: Migration, collection: str) -> str:
     if migration.framework == "haystack" and made.field not in ("", _HAYSTACK_FIELD):
         # Its store reads these two names alone.
         return ""
+    distance = _distance(migration)
     return _QUERIES[migration.framework].format(
         model=migration.spec.name,
         collection=collection,
@@ -155,4 +194,13 @@ def framework_query(migration: Migration, collection: str) -> str:
         using_langchain=f", vector_name={made.field!r}" if made.field else "",
         using_llama_index=f", dense_vector_name={made.field!r}" if made.field else "",
         using_haystack=", use_sparse_embeddings=True" if made.field else "",
+        distance_langchain=f", distance=models.Distance.{distance.upper()}" if distance != "Cosine" else "",
+        distance_haystack=f", similarity={_SIMILARITIES[distance]!r}" if distance in _SIMILARITIES else "",
     )
+
+
+def _distance(migration: Migration) -> str:
+    """Of the made field, as the target was created."""
+    vectors = migration.create.get("vectors") or {}
+    field = vectors if "size" in vectors else vectors.get(migration.making.field) or {}
+    return str(field.get("distance") or "Cosine")

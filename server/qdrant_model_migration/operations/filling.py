@@ -99,7 +99,7 @@ async def fill_window(work: Work, window: Sequence[Point], found: FillPass, *, i
     field = work.made_field
     wanted = [_Wanted(point=replace(window[i], payload={}, vectors={field: v}), text=work.texts.of(window[i])) for i, v in values.items()]
     # Between the write and the look back nothing but the end of this process may come.
-    with anyio.CancelScope(shield=True):
+    with work.writing_a_window(), anyio.CancelScope(shield=True):
         written = await _write(work, wanted, seen_field=_seen_field(work, window))
         await _look_back(work, written)
     await account(work, made.failed)

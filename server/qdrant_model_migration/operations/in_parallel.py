@@ -72,12 +72,15 @@ async def handed_out(
     *,
     ahead: int,
     workers: int,
+    ends_by_itself: bool = True,
 ) -> None:
     """Run `draw`, which sends items and runs `ahead` of the work by so many, beside so many `workers`, each of which takes items until none are left.
 
+    Where each `ends_by_itself` when it is asked to stop, as all are, none is cut off in the middle of a write.
+
     Raises:
         MigrationError: the first that one of them raised; the others are cancelled.
-        Interrupted: one of them was asked to stop, as all are: each ended by itself, its writes counted.
+        Interrupted: they were asked to stop, and nothing else was wrong.
     """
     errors: list[MigrationError] = []
     send, receive = anyio.create_memory_object_stream[Item](ahead)
@@ -89,7 +92,7 @@ async def handed_out(
             except MigrationError as error:
                 # Raised outside: a task group would wrap it.
                 errors.append(error)
-                if not isinstance(error, Interrupted):
+                if not (ends_by_itself and isinstance(error, Interrupted)):
                     group.cancel_scope.cancel()
             except anyio.BrokenResourceError:
                 # Nobody takes items any more: the failure of the last one who did is on its way.
@@ -100,7 +103,7 @@ async def handed_out(
             group.start_soon(guarded, partial(work, receive.clone()))
         receive.close()
     if errors:
-        raise errors[0]
+        raise next((e for e in errors if not isinstance(e, Interrupted)), errors[0])
 
 
 async def both(first: Callable[[], Awaitable[A]], second: Callable[[], Awaitable[B]]) -> tuple[A, B]:

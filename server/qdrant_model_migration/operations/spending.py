@@ -34,8 +34,11 @@ async def pause_at_cap(work: Work) -> None:
     if cap is None or spent is None or spent < cap:
         return
     work.check()
-    work.pace = (await work.ledger.pace(work.id)).model_copy(update={"is_paused": True})
-    await work.ledger.save_pace(work.id, work.pace)
     text = f"about {spent:.2f} USD for {work.progress.tokens:,} tokens reached max_cost_usd={cap:g}; control_backfill(action='resume') with a higher one goes on"
-    await work.ledger.add_event(work.id, EventRecord(at=now(work.ledger), event="spend_cap", text=text))
+    is_told, work.pace = work.pace.is_paused, work.pace.model_copy(update={"is_paused": True})
+    if not is_told:
+        # Another worker, which meets the cap while this one records it, sees the pause by now.
+        work.pace = (await work.ledger.pace(work.id)).model_copy(update={"is_paused": True})
+        await work.ledger.save_pace(work.id, work.pace)
+        await work.ledger.add_event(work.id, EventRecord(at=now(work.ledger), event="spend_cap", text=text))
     raise Interrupted(f"The backfill paused: {text}.")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 import anyio
@@ -56,7 +57,7 @@ class Work:
     written: dict[PointId, int] | None = None
     """Where a mapping is given: the number of the operation that wrote each point of the target."""
     windows_in_writing: int = 0
-    """Of the backfill: begun, they are written to their end and counted, also by a driver that was asked to stop."""
+    """Begun, they are written to their end and counted, also by a driver that was asked to stop."""
     own: OwnOperations = field(default_factory=OwnOperations)
     """Numbers of the operations by which this tool made vectors of the target."""
     stand_by: Callable[[], object] = lambda: None
@@ -73,6 +74,15 @@ class Work:
         """The rate that is kept: what is asked for, or less where the source's searches would suffer."""
         rates = [self.pace.points_per_second, self.ceiling.points_per_second if self.pace.max_source_latency_ms is not None else None]
         return min((rate for rate in rates if rate is not None), default=None)
+
+    @contextmanager
+    def writing_a_window(self) -> Iterator[None]:
+        """Until this is left, a driver that is to stop goes on."""
+        self.windows_in_writing += 1
+        try:
+            yield
+        finally:
+            self.windows_in_writing -= 1
 
     async def settled(self) -> None:
         """Wait until the driver before this one, which was lost, can write nothing any more."""

@@ -134,11 +134,8 @@ async def insert_points(work: Work, points: Sequence[Point]) -> None:
         LeaseLost: before anything more is written.
         MigrationError: the first failure, after the other batches ended.
     """
-    work.windows_in_writing += 1
-    try:
+    with work.writing_a_window():
         await for_each_batch(points, partial(_insert, work), size=UPSERT_POINTS, at_once=CONCURRENT_UPSERTS)
-    finally:
-        work.windows_in_writing -= 1
 
 
 async def _insert(work: Work, batch: Sequence[Point]) -> None:

@@ -18,6 +18,7 @@ class SharedClock:
 
     def __init__(self) -> None:
         self._ahead = timedelta()
+        self._is_known = False
         """The server's clock against this machine's."""
 
     async def note(self, request: Request, send: Callable[[Request], Awaitable[Response]]) -> Response:
@@ -25,12 +26,13 @@ class SharedClock:
         answer = await send(request)
         with suppress(KeyError, TypeError, ValueError):
             self._ahead = parsedate_to_datetime(answer.headers["date"]) - datetime.now(UTC)
+            self._is_known = True
         return answer
 
     @property
-    def ahead(self) -> timedelta:
-        """Of the server's clock against this machine's, as the last answer showed it."""
-        return self._ahead
+    def ahead(self) -> timedelta | None:
+        """The server's clock against this machine's, as the last answer showed it; None where no answer bore a date."""
+        return self._ahead if self._is_known else None
 
     def now(self) -> datetime:
         here = datetime.now(UTC)

@@ -26,8 +26,8 @@ _LAG = _METER.create_gauge(
 
 
 def tell(migration: Migration, progress: Progress) -> None:
-    """Set them, for this migration and stage."""
-    of = {"migration.id": migration.id, "migration.phase": migration.phase.value, "migration.stage": progress.stage}
+    """Set them. A gauge keeps its last value for each set of attributes: one that went with phase or stage would be told for ever."""
+    of = {"migration.id": migration.id}
     for name, gauge in _POINTS.items():
         gauge.set(getattr(progress, name) or 0, of)
     if progress.points_per_second is not None:

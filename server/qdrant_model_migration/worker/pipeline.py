@@ -79,7 +79,8 @@ class Pipeline:
         save: Save | None = None,
     ) -> None:
         self._work = work
-        self._is_stopping = is_stopping
+        self._is_asked_to_stop = is_stopping
+        self._has_seen_stop = False
         self._hands = hands
         self._record: Save = save or self._to_ledger
         self._budget = Budget(clock)
@@ -100,13 +101,16 @@ class Pipeline:
         work.progress.total = work.source_collection.points
         for name in COUNTED:
             setattr(work.progress, name, 0)
-        self._open, self._last = {}, None
+        self._open, self._last, self._has_seen_stop = {}, None, False
         for known in await work.ledger.ranges(work.id):
             self._note(known)
         workers = self._hands.ranges_at_once if self._hands is not None else work.pace.concurrency or DEFAULT_CONCURRENCY
         work.throughput.begin("backfilling", work.progress.read)
         try:
-            await handed_out(self._draw, self._work_ranges, ahead=max(RANGES_AHEAD, workers), workers=workers)
+            # What an actor has in hand may take minutes, which a driver that is to stop does not have.
+            await handed_out(
+                self._draw, self._work_ranges, ahead=max(RANGES_AHEAD, workers), workers=workers, ends_by_itself=self._hands is None
+            )
         finally:
             work.throughput.end()
 
@@ -227,6 +231,11 @@ class Pipeline:
         while (wait_s := self._budget.wait_s(self._work.points_per_second)) > 0:
             self._stop_if_asked()
             await anyio.sleep(min(0.25, wait_s))
+
+    def _is_stopping(self) -> bool:
+        """Once asked, always: a pause that is lifted at once must not stop some of the workers and leave the others alone."""
+        self._has_seen_stop = self._has_seen_stop or self._is_asked_to_stop()
+        return self._has_seen_stop
 
     def _stop_if_asked(self) -> None:
         if self._is_stopping():

@@ -98,7 +98,8 @@ class _Meter:
         self._before = FillPass(tokens=work.migration.filled.tokens if work.migration.filled is not None else 0)
         work.progress.tokens = self._before.tokens
         self._budget = Budget(anyio.current_time)
-        self.is_stopping = is_stopping
+        self._is_asked_to_stop = is_stopping
+        self._has_seen_stop = False
 
     @classmethod
     async def of(cls, work: Work, is_stopping: Callable[[], bool]) -> _Meter:
@@ -133,6 +134,11 @@ class _Meter:
         self._before.failed += found.failed
         self._before.tokens += found.tokens
         self._before.truncated += found.truncated
+
+    def is_stopping(self) -> bool:
+        """Once asked, always, so that all workers end."""
+        self._has_seen_stop = self._has_seen_stop or self._is_asked_to_stop()
+        return self._has_seen_stop
 
     def _stop_if_asked(self) -> None:
         if self.is_stopping():
