@@ -1,8 +1,8 @@
-"""Where do the frameworks come from? PyPI, pinned with their hashes in requirements.txt, into an environment of their own beside it.
+"""Where do the frameworks, and the SDKs of providers, come from? PyPI, pinned with their hashes in requirements.txt, into an environment of their own beside it.
 
 requirements.txt is made from requirements.in by
-`uv pip compile requirements.in --universal --python-version 3.11 --fork-strategy fewest --generate-hashes --no-header --no-annotate -c ../../requirements-dev.txt`
-(and the option that leaves addresses of indexes out).
+`uv pip compile requirements.in --universal --python-version 3.11 --fork-strategy fewest --generate-hashes --no-header --no-annotate -c …`, the constraints being
+those of requirements-dev.txt without tenacity, of which Voyage's SDK wants an older one (and the option that leaves addresses of indexes out).
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from tests.servers import QdrantServer
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = "qdrant-model-migration"
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "docs" / "hosts").glob("*.md"))]
-WALKED = ("command-line.md", "cutover.md", "kept.md", "rollback.md")
+WALKED = ("command-line.md", "cutover.md", "kept.md", "observability.md", "rollback.md")
 """Pages whose commands are run one after another here."""
 ELSEWHERE = {
     "demo": "tests/mcp/test_demo.py",
@@ -97,7 +97,7 @@ async def test_the_pages_can_be_followed(server_1_17: QdrantServer, name: str, t
             for other in followed:
                 reader.type(other, tmp_path)
     assert told["phase"] == "cut_over"
-    for words in pages["kept.md"]:
+    for words in pages["kept.md"] + pages["observability.md"]:
         reader.type(words, tmp_path)
     assert (tmp_path / "report.html").is_file()
     back = [words for words in pages["rollback.md"] if words[1] == "swap"]

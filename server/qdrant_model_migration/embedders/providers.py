@@ -222,15 +222,11 @@ def _connect(name: str, model: str, entry: ModelSettings) -> _Client:
         raise SettingsError(
             f"QDRANT_MIGRATION_MODELS[{name!r}]: base_url is not an address; it begins with http:// or https:// and names a host."
         )
-    if entry.base_url is not None and entry.provider != "openai":
-        raise SettingsError(
-            f"QDRANT_MIGRATION_MODELS[{name!r}]: base_url is understood for provider 'openai' only, not for {entry.provider!r}."
-        )
     variable = entry.key_variable or (None if entry.base_url else KEY_VARIABLES[entry.provider])
     key = secret_from_variable(variable, f"Model {name!r}").get_secret_value() if variable else None
     stack = AsyncExitStack()
     try:
-        embedder = _openai(model, entry, key, stack) if entry.provider == "openai" else _other(model, entry.provider, key)
+        embedder = _CONNECTED[entry.provider](model, entry, key, stack)
     except ImportError:
         extra = "" if entry.provider == "openai" else f" and pydantic-ai-slim[{entry.provider}]"
         raise ModelNotUsable(
@@ -256,15 +252,39 @@ def _openai(model: str, entry: ModelSettings, key: str | None, stack: AsyncExitS
     return Embedder(OpenAIEmbeddingModel(model, provider=OpenAIProvider(openai_client=sdk)))
 
 
-def _other(model: str, provider: str, key: str | None) -> PydanticEmbedder:
-    from pydantic_ai.embeddings import Embedder, infer_embedding_model
-    from pydantic_ai.providers import infer_provider_class
+# The SDKs below are imported by name: whether they are installed must not matter to the type checker. None of them retries, as above.
 
-    def with_key(_: str) -> Any:
-        kind: Any = infer_provider_class(provider)
-        return kind(api_key=key)
 
-    return Embedder(infer_embedding_model(f"{provider}:{model}", provider_factory=with_key))
+def _cohere(model: str, entry: ModelSettings, key: str | None, stack: AsyncExitStack) -> PydanticEmbedder:
+    from pydantic_ai.embeddings import Embedder
+    from pydantic_ai.embeddings.cohere import CohereEmbeddingModel
+    from pydantic_ai.providers.cohere import CohereProvider
+
+    sdk = import_module("cohere").AsyncClientV2(key or _NO_KEY, base_url=entry.base_url, timeout=TIMEOUT_S, max_retries=0)
+    return Embedder(CohereEmbeddingModel(model, provider=CohereProvider(cohere_client=sdk)))
+
+
+def _voyageai(model: str, entry: ModelSettings, key: str | None, stack: AsyncExitStack) -> PydanticEmbedder:
+    from pydantic_ai.embeddings import Embedder
+    from pydantic_ai.embeddings.voyageai import VoyageAIEmbeddingModel
+    from pydantic_ai.providers.voyageai import VoyageAIProvider
+
+    sdk = import_module("voyageai").AsyncClient(key or _NO_KEY, max_retries=0, timeout=TIMEOUT_S, base_url=entry.base_url)
+    return Embedder(VoyageAIEmbeddingModel(model, provider=VoyageAIProvider(voyageai_client=sdk)))
+
+
+def _google(model: str, entry: ModelSettings, key: str | None, stack: AsyncExitStack) -> PydanticEmbedder:
+    from pydantic_ai.embeddings import Embedder
+    from pydantic_ai.embeddings.google import GoogleEmbeddingModel
+    from pydantic_ai.providers.google import GoogleProvider
+
+    options = {"base_url": entry.base_url, "timeout": int(1000 * TIMEOUT_S)}
+    sdk = import_module("google.genai").Client(vertexai=False, api_key=key or _NO_KEY, http_options=options)
+    stack.push_async_callback(sdk.aio.aclose)
+    return Embedder(GoogleEmbeddingModel(model, provider=GoogleProvider(client=sdk)))
+
+
+_CONNECTED = {"openai": _openai, "cohere": _cohere, "voyageai": _voyageai, "google": _google}
 
 
 def _encoding(model: str) -> Any:
