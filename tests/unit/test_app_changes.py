@@ -16,6 +16,7 @@ from qdrant_model_migration.domain.collection import FieldKind
 from qdrant_model_migration.domain.dual_writes import dual_write_snippet
 from qdrant_model_migration.domain.migration import Migration
 from qdrant_model_migration.domain.model import ModelKind, ModelSpec
+from qdrant_model_migration.domain.query_changes import query_snippet
 from qdrant_model_migration.domain.recipe import Endpoint, Recipe
 from qdrant_model_migration.domain.texts import TextSource
 from qdrant_model_migration.domain.texts_file import TextsFile
@@ -270,6 +271,70 @@ def test_an_id_in_another_spelling_is_the_same_point(server: QdrantServer, name:
         assert {p.id for p in client.scroll(target)[0]} == {str(other)}
     finally:
         client.close()
+
+
+def test_the_client_for_frameworks_mirrors_every_kind_of_write_however_it_is_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the collection's name or its alias, with points, batches, ids, filters and selectors, by name and by position; other collections are left alone."""
+    made = snippet(framework="langchain")
+    client = made["DualWriteClient"](":memory:", embed_documents=embed)
+    for collection, size in (("docs", 2), ("docs-new", 4), ("others", 2)):
+        client.create_collection(collection, vectors_config=dense(size))
+    alias = models.CreateAlias(collection_name="docs", alias_name="live")
+    client.update_collection_aliases([models.CreateAliasOperation(create_alias=alias)])
+
+    def point(number: int) -> models.PointStruct:
+        return models.PointStruct(id=number, vector=[1.0, 2.0], payload={"text": f"text {number}", "n": number})
+
+    def held() -> dict[Any, Any]:
+        return {p.id: p.payload for p in client.scroll("docs-new", limit=100)[0]}
+
+    client.upsert("live", [point(1), point(2)], False)
+    client.upsert(
+        collection_name="docs", points=models.Batch(ids=[3], vectors=[[1.0, 2.0]], payloads=[{"text": "text 3", "n": 3}]), wait=False
+    )
+    client.upload_points("live", (point(n) for n in range(4, 9)))
+    client.upsert("others", [point(99)])
+    assert set(held()) == set(range(1, 9))
+    client.set_payload("live", {"seen": True}, points=models.Filter(must=[n_is(1)]))
+    client.overwrite_payload("docs", {"text": "another"}, [2])
+    client.delete_payload("docs", ["n"], points=models.PointIdsList(points=[3]))
+    client.clear_payload("docs", points_selector=[4])
+    client.delete("live", models.FilterSelector(filter=models.Filter(must=[n_is(5)])))
+    client.delete(collection_name="docs", points_selector=[6])
+    expected = {
+        1: {"text": "text 1", "n": 1, "seen": True},
+        2: {"text": "another"},
+        3: {"text": "text 3"},
+        4: {},
+        7: point(7).payload,
+        8: point(8).payload,
+    }
+    assert {i: payload or {} for i, payload in held().items()} == expected
+
+    def refused(_: str) -> None:
+        raise PermissionError("this key may not list aliases")
+
+    monkeypatch.setattr(client, "get_collection_aliases", refused)
+    client.upsert("live", [point(20)])
+    client.upsert("docs", [point(21)])
+    assert {20, 21} <= {p.id for p in client.scroll("docs", limit=100)[0]}
+    assert set(held()) == {*expected, 21}
+
+
+def test_the_frameworks_query_says_what_is_not_their_default() -> None:
+    """Both stores refuse a collection whose distance is another than they were told."""
+    vectors = {"vectors": {"size": 4, "distance": "Dot"}}
+    assert "distance=models.Distance.DOT)" in query_snippet(migration(framework="langchain", create=vectors))
+    assert "similarity='dot_product')" in query_snippet(migration(framework="haystack", create=vectors))
+    assert "distance" not in query_snippet(migration(framework="langchain", create={"vectors": {"size": 4, "distance": "Cosine"}}))
+    named = migration(framework="haystack", recipes=(Recipe(field="mine", kind="embed", source_field=""),))
+    assert "client.query_points" in query_snippet(named), "Haystack's store reads fields of two names alone"
+
+
+@pytest.mark.parametrize("kind", [ModelKind.SPARSE, ModelKind.MULTIVECTOR])
+def test_the_frameworks_client_is_for_dense_vectors(kind: ModelKind) -> None:
+    other = migration(framework="langchain", model=ModelSpec(name="m", kind=kind, dimensions=4))
+    assert "DualWriteClient" not in dual_write_snippet(other)
 
 
 def n_is(number: int) -> models.FieldCondition:

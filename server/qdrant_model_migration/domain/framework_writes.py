@@ -40,7 +40,13 @@ class DualWriteClient(QdrantClient):
         self.dual = DualWriter(self, embed_documents)
 
     def leads_to_source(self, name: str) -> bool:
-        return name == SOURCE or (name != TARGET and name in [a.alias_name for a in self.get_collection_aliases(SOURCE).aliases])
+        if name in (SOURCE, TARGET):
+            return name == SOURCE
+        try:
+            return name in [a.alias_name for a in self.get_collection_aliases(SOURCE).aliases]
+        except Exception:  # a key that may not list aliases, for example
+            logging.getLogger("dual_write").warning("target not updated; the catch-up will", exc_info=True)
+            return False
 
 
 class DualWriteAsyncClient(AsyncQdrantClient):
