@@ -135,6 +135,7 @@ def steady_rate(collection: str, model: str, *, executor: str = "ray") -> float:
                     continue
                 error = (await ledger.migration(migration_id)).error
                 assert error is None, error
+                assert worker.poll() is None, f"the worker ended with {worker.returncode}"
                 await anyio.sleep(0.02)
             worker.send_signal(signal.SIGTERM)
             await anyio.to_thread.run_sync(worker.wait)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from qdrant_model_migration.embedders.builtin import HashingEmbedder
+from tests.loopback import SilentHandler, listening
 
 NATIVE, SHORT = 64, 32
 MODELS = {size: HashingEmbedder(f"hashing-{size}") for size in (NATIVE, SHORT)}
@@ -64,8 +63,8 @@ class ProviderServer:
 def provider_server() -> Iterator[ProviderServer]:
     found = ProviderServer()
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
+    class Handler(SilentHandler):
+        def do_POST(self) -> None:  # noqa: N802 - the base class names it
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             headers = {name.lower(): value for name, value in self.headers.items()}
             status, answer, more = found.answer(self.path.partition("?")[0], headers, body)
@@ -76,16 +75,5 @@ def provider_server() -> Iterator[ProviderServer]:
             self.end_headers()
             self.wfile.write(payload)
 
-        def log_message(self, format: str, *args: Any) -> None:
-            """Silent."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    found.url = f"http://127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
+    with listening(Handler) as found.url:
         yield found
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join(5)
