@@ -199,7 +199,7 @@ class Readers:
         self.failures: list[str] = []
 
     def _read(self, rest: KeptAlive, alias: str, sizes: dict[str, int], rng: random.Random) -> None:
-        while not self._stop_asked.wait(0.005):
+        while not self._stop_asked.wait(0.03):
             try:
                 listed = rest.request("GET", "/aliases")["aliases"]
                 name = next(a["collection_name"] for a in listed if a["alias_name"] == alias)

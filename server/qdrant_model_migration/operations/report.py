@@ -12,7 +12,7 @@ from qdrant_model_migration.domain.records import EventRecord, FailedRecord
 from qdrant_model_migration.domain.throughput import Stretch
 from qdrant_model_migration.domain.untrusted import visible
 from qdrant_model_migration.qdrant.ledger import Ledger
-from qdrant_model_migration.results import WriteGap
+from qdrant_model_migration.results import AliasQueries, WriteGap
 
 MOST_ACCOUNTED = 100
 """Accounted points that a report lists."""
@@ -169,9 +169,17 @@ def carried_items(migration: Migration) -> list[str]:
     for code, outcome in migration.outcomes.items():
         if "write_gap" in outcome:
             lines.append(f"plan {code}, {outcome['alias']} to {outcome['current']}: {_gap(WriteGap.model_validate(outcome['write_gap']))}")
+            lines += [_queried(AliasQueries.model_validate(seen))] if (seen := outcome.get("test_queries")) else []
     if migration.cutover is not None and migration.cutover.returned is not None:
         lines.append(f"on the way back: {_gap(migration.cutover.returned)}")
     return lines
+
+
+def _queried(seen: AliasQueries) -> str:
+    return (
+        f"meanwhile a reader of this tool, which resolves the alias with every query, asked {seen.asked:,} and {seen.failed:,} failed"
+        f"{': ' + '; '.join(seen.failures) if seen.failures else ''} (the app's own queries are not seen from here)"
+    )
 
 
 def _gap(gap: WriteGap) -> str:

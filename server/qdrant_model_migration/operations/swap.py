@@ -11,12 +11,13 @@ from qdrant_model_migration.errors import ConnectionFailed, Interrupted, LeaseLo
 from qdrant_model_migration.operations.closing import close_the_lag
 from qdrant_model_migration.operations.context import now
 from qdrant_model_migration.operations.fencing import check_fence_age, lift_fence
+from qdrant_model_migration.operations.reader import read_beside
 from qdrant_model_migration.operations.returning import carry_back_after_moves, carry_back_before_moves
 from qdrant_model_migration.operations.speed import check_speed
 from qdrant_model_migration.operations.swap_plan import Direction, agreed_deletes, checked_facts
 from qdrant_model_migration.operations.sweep import keep_in_cutover, sweep_until_quiet
 from qdrant_model_migration.operations.work import Work
-from qdrant_model_migration.results import SwapOutcome, WriteGap
+from qdrant_model_migration.results import AliasQueries, SwapOutcome, WriteGap
 
 
 async def swap(work: Work, *, direction: Direction, alias: str | None, code: str) -> SwapOutcome:
@@ -30,6 +31,25 @@ async def swap(work: Work, *, direction: Direction, alias: str | None, code: str
         return SwapOutcome.model_validate(work.migration.outcomes[code])
     if work.migration.intent == "sweeping" and direction == "forward":
         return await _swept(work, code, carries_deletes=False)
+    moves, seen = await read_beside(work, lambda: _moved(work, direction, alias, code))
+    # Only now: a swap that died before its first move begins anew, with the same code.
+    await work.ledger.use_plan(work.id, code)
+    moved = "; ".join(f"{m.alias}: {m.previous} -> {m.current}" for m in moves)
+    if direction == "forward":
+        await work.change(lambda m: m.model_copy(update={"phase": m.after("swapped"), "intent": "sweeping"}))
+        await work.record("swapped", "; ".join([moved, *(f"accepted: {text}" for text in work.migration.accepted)]))
+        return await _swept(work, code, carries_deletes=True, seen=seen)
+    gap = await carry_back_after_moves(work)
+    outcome = SwapOutcome(alias=moves[0].alias, previous=moves[0].previous, current=moves[0].current, write_gap=gap, test_queries=seen)
+    # What the swap forward answered is no longer so.
+    update = {"outcomes": {code: outcome.model_dump(mode="json")}, "intent": None}
+    await work.change(lambda m: m.model_copy(update={**update, "phase": m.after("rolled_back"), "cutover": settled_back(m)}))
+    await work.record("rolled_back", moved)
+    return outcome
+
+
+async def _moved(work: Work, direction: Direction, alias: str | None, code: str) -> tuple[Moved, ...]:
+    """Move the aliases, or complete an interrupted move; writers that were made to wait go on afterwards, whatever happened."""
     try:
         moves = await _interrupted(work, direction) if work.migration.intent == "swapping" else None
         if moves is not None and direction == "back":
@@ -39,27 +59,14 @@ async def swap(work: Work, *, direction: Direction, alias: str | None, code: str
         await _move(work, moves)
     finally:
         await lift_fence(work)
-    # Only now: a swap that died before its first move begins anew, with the same code.
-    await work.ledger.use_plan(work.id, code)
-    moved = "; ".join(f"{m.alias}: {m.previous} -> {m.current}" for m in moves)
-    if direction == "forward":
-        await work.change(lambda m: m.model_copy(update={"phase": m.after("swapped"), "intent": "sweeping"}))
-        await work.record("swapped", "; ".join([moved, *(f"accepted: {text}" for text in work.migration.accepted)]))
-        return await _swept(work, code, carries_deletes=True)
-    gap = await carry_back_after_moves(work)
-    outcome = SwapOutcome(alias=moves[0].alias, previous=moves[0].previous, current=moves[0].current, write_gap=gap)
-    # What the swap forward answered is no longer so.
-    update = {"outcomes": {code: outcome.model_dump(mode="json")}, "intent": None}
-    await work.change(lambda m: m.model_copy(update={**update, "phase": m.after("rolled_back"), "cutover": settled_back(m)}))
-    await work.record("rolled_back", moved)
-    return outcome
+    return moves
 
 
 def _settled(migration: Migration, code: str, outcome: SwapOutcome) -> Migration:
     return migration.model_copy(update={"intent": None, "outcomes": {**migration.outcomes, code: outcome.model_dump(mode="json")}})
 
 
-async def _swept(work: Work, code: str, *, carries_deletes: bool) -> SwapOutcome:
+async def _swept(work: Work, code: str, *, carries_deletes: bool, seen: AliasQueries | None = None) -> SwapOutcome:
     """Carry over what the source got late, then apply what would have hindered that; the readers have moved already.
 
     A sweep that is taken up later carries no deletes: somebody may have cleared the old collection since.
@@ -80,7 +87,7 @@ async def _swept(work: Work, code: str, *, carries_deletes: bool) -> SwapOutcome
     if work.migration.on_cutover:
         await work.target.update(work.migration.target.collection, work.migration.on_cutover)
     first = cutover.moves[0]
-    outcome = SwapOutcome(alias=first.alias, previous=first.previous, current=first.current, write_gap=gap, notes=notes)
+    outcome = SwapOutcome(alias=first.alias, previous=first.previous, current=first.current, write_gap=gap, test_queries=seen, notes=notes)
     await work.change(lambda m: _settled(m, code, outcome))
     return outcome
 

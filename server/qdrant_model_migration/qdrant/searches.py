@@ -9,7 +9,7 @@ from qdrant_client import models
 
 from qdrant_model_migration.domain.points import ServerText
 from qdrant_model_migration.domain.search_template import Search
-from qdrant_model_migration.errors import RequestRejected
+from qdrant_model_migration.errors import NotFound, RequestRejected
 from qdrant_model_migration.qdrant import templates, translate
 from qdrant_model_migration.qdrant.client import Caller
 from qdrant_model_migration.qdrant.points import Found, Query, search_params
@@ -56,6 +56,20 @@ class Searches:
         api = self._call.rest.http.search_api
         answer = await self._call.once(lambda: api.query_points(collection_name=collection, query_request=request))
         return 1000.0 * (answer.time or 0.0)
+
+    async def through_alias(self, alias: str, queries: Mapping[str, tuple[str, Query]]) -> None:
+        """Look where an alias leads, then search that collection by its name, with a vector of its own: (vector name, vector). Each tried once.
+
+        Raises:
+            NotFound: the alias leads to none of `queries`.
+            MigrationError: as any request.
+        """
+        listed = await self._call.once(self._call.rest.get_aliases)
+        collection = next((a.collection_name for a in listed.aliases if a.alias_name == alias), None)
+        if collection is None or collection not in queries:
+            raise NotFound(f"Alias {alias!r} leads to {collection!r}, and to none of {', '.join(map(repr, queries))}.")
+        using, query = queries[collection]
+        await self.server_ms(collection, query, using=using, limit=1)
 
     async def matching(self, collection: str, body: Mapping[str, Any]) -> int:
         """How many points a filter matches; an estimate where strict mode forbids exact counts."""

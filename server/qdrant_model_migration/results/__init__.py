@@ -45,11 +45,12 @@ from qdrant_model_migration.results.recommend import (
 )
 from qdrant_model_migration.results.requantize import IndexRecall, RecallVariant, RequantizeOutcome
 from qdrant_model_migration.results.status import EventInfo, FailedPoint, Lag, Progress, StatusResult, Worker
-from qdrant_model_migration.results.swap import Move, SwapOutcome, SwapPlan, SwapResult, WriteGap
+from qdrant_model_migration.results.swap import AliasQueries, Move, SwapOutcome, SwapPlan, SwapResult, WriteGap
 from qdrant_model_migration.results.verify import ProvenanceCheck, Repaired, RepairOutcome, RepairResult, Verification, VerifyResult
 
 __all__ = [
     "AliasInfo",
+    "AliasQueries",
     "CandidateRow",
     "Card",
     "ChangedQuery",

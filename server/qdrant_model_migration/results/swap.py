@@ -33,11 +33,20 @@ class WriteGap(Wire):
     unresolved_samples: list[str] = []
 
 
+class AliasQueries(Wire):
+    """What a reader of this tool saw that resolves the alias with every query, from before the move until after it. An app's own queries are not seen."""
+
+    asked: int = 0
+    failed: int = 0
+    failures: list[str] = []
+
+
 class SwapOutcome(Wire):
     alias: str
     previous: str | None
     current: str | None
     write_gap: WriteGap = WriteGap()
+    test_queries: AliasQueries | None = None
     notes: list[str] = []
 
 
@@ -50,4 +59,7 @@ class SwapResult(WriteResult):
     previous: str | None = None
     current: str | None = None
     write_gap: WriteGap | None = None
+    test_queries: AliasQueries | None = Field(
+        default=None, description="asked by this tool through the alias while it moved, resolving it each time; null where none could be"
+    )
     app_changes: list[str] = []

@@ -184,6 +184,12 @@ def _swapped(notice: str, migration: Migration, direction: Direction, outcome: S
         else f" Carried back to the old collection: {gap.carried_over}; written on both sides and left as they are: {gap.unresolved}."
     )
     warnings = list(outcome.notes)
+    seen = outcome.test_queries
+    if seen is not None and seen.failed:
+        warnings.append(
+            f"{seen.failed} of {seen.asked} test queries through the alias failed while it moved, for example {seen.failures[0]}. "
+            "Look at the app's own errors of that time; undo says how to go back."
+        )
     if gap.unresolved:
         warnings.append(
             f"{gap.unresolved} points differ and it cannot be told which side is newer, for example {', '.join(gap.unresolved_samples[:3])}."
@@ -214,6 +220,7 @@ def _swapped(notice: str, migration: Migration, direction: Direction, outcome: S
         previous=outcome.previous,
         current=outcome.current,
         write_gap=gap,
+        test_queries=outcome.test_queries,
         app_changes=_app_changes(migration, direction),
     )
 

@@ -1,0 +1,117 @@
+"""Does a query fail while the aliases move? A reader of our own, which looks where an alias leads with every query, as `app_changes` asks of an app."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Any, TypeVar
+
+import anyio
+
+from qdrant_model_migration.errors import Interrupted, LeaseLost, MigrationError, RateLimited
+from qdrant_model_migration.operations.canary import searched_field
+from qdrant_model_migration.operations.work import Work
+from qdrant_model_migration.results import AliasQueries
+
+T = TypeVar("T")
+LOG = logging.getLogger(__name__)
+PAUSE_S = 0.05
+VECTORS = 8
+"""Of each collection, searched for in turn."""
+MOST_ALIASES = 8
+MOST_FAILURES = 3
+"""Told in full; the others are counted."""
+
+
+@dataclass(kw_only=True)
+class Reader:
+    """Queries that follow the aliases; each is tried once, as an app's without retries would be."""
+
+    work: Work
+    aliases: list[str]
+    queries: dict[str, tuple[str, list[Any]]]
+    """Collection -> (vector name, vectors of that collection)."""
+    seen: AliasQueries = field(default_factory=AliasQueries)
+    is_over: bool = False
+
+    async def read(self) -> None:
+        """One query after another, until it is over or this driver may not go on; the last one is waited for."""
+        for turn in count():
+            if self.is_over:
+                return
+            try:
+                await self.ask(self.aliases[turn % len(self.aliases)], turn)
+            except (LeaseLost, Interrupted):
+                return
+            await anyio.sleep(PAUSE_S)
+
+    async def ask(self, alias: str, turn: int = 0) -> None:
+        try:
+            await self.work.target.searches.through_alias(alias, {c: (using, v[turn % len(v)]) for c, (using, v) in self.queries.items()})
+        except (LeaseLost, Interrupted):
+            raise
+        except RateLimited:
+            # A limit that the collection's owner set, and no effect of the move.
+            return
+        except MigrationError as error:
+            self.seen.failed += 1
+            if len(self.seen.failures) < MOST_FAILURES:
+                self.seen.failures.append(f"{alias}: {error}")
+        self.seen.asked += 1
+
+
+async def read_beside(work: Work, act: Callable[[], Awaitable[T]]) -> tuple[T, AliasQueries | None]:
+    """What `act` returns, and what a reader saw from before it until each alias was followed once more after it; None where no alias can be read.
+
+    Raises:
+        MigrationError: `act` did. What the reader meets is counted, and hinders nothing.
+    """
+    reader = await _reader(work)
+    if reader is None:
+        return await act(), None
+    results: list[T] = []
+    errors: list[MigrationError] = []
+    async with anyio.create_task_group() as group:
+        group.start_soon(reader.read)
+        try:
+            results.append(await act())
+        except MigrationError as error:
+            # Raised below: a task group would wrap it.
+            errors.append(error)
+        reader.is_over = True
+    if errors:
+        raise errors[0]
+    for alias in reader.aliases:
+        await reader.ask(alias)
+    return results[0], reader.seen
+
+
+async def _reader(work: Work) -> Reader | None:
+    """None where no alias leads to either side yet, or nothing there can be searched."""
+    if work.target.connection.is_embedded:
+        # One process at a time: there is no other reader.
+        return None
+    sides = [work.migration.target.collection]
+    if not work.migration.is_across_servers:
+        sides.append(work.migration.source.collection)
+    try:
+        aliases = sorted(alias for alias, collection in (await work.target.aliases()).items() if collection in sides)
+        queries = {side: found for side in sides if (found := await _queries(work, side)) is not None} if aliases else {}
+    except (LeaseLost, Interrupted):
+        raise
+    except MigrationError as error:
+        LOG.warning("No reader follows the aliases while they move: %s", error)
+        return None
+    is_readable = aliases and len(queries) == len(sides)
+    return Reader(work=work, aliases=aliases[:MOST_ALIASES], queries=queries) if is_readable else None
+
+
+async def _queries(work: Work, collection: str) -> tuple[str, list[Any]] | None:
+    searched = searched_field(await work.target.describe(collection))
+    if searched is None:
+        return None
+    points = await work.target.points.sample(collection, VECTORS, vectors=[searched.name])
+    vectors = [vector for p in points if (vector := p.vectors.get(searched.name))]
+    return (searched.name, vectors) if vectors else None
