@@ -70,6 +70,8 @@ async def test_tools_are_listed_over_stdio_without_importing_what_calls_need(tmp
     assert heavy(before) == set()
     assert of_inner_layers(before) == LIGHT
     assert {"qdrant_client", "numpy"} <= heavy(after)
+    # qdrant_client would load FastEmbed, and these with it, for methods that are not used here.
+    assert not {"onnxruntime", "huggingface_hub", "PIL"} & after
     assert "operations.inspect" in of_inner_layers(after)
 
 

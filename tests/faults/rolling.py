@@ -165,7 +165,7 @@ class Queries:
 
 
 class Reader(UntilStopped):
-    """Searches through the alias without a pause: by the old model until it changes to the new field and the new model, by itself."""
+    """Searches through the alias again and again: by the old model until it changes to the new field and the new model, by itself."""
 
     def __init__(self, server: QdrantServer, alias: str, queries: Queries) -> None:
         super().__init__()
@@ -180,7 +180,7 @@ class Reader(UntilStopped):
 
     def run(self) -> None:
         number = 0
-        while not self._stop_asked.wait(0.01):
+        while not self._stop_asked.wait(0.05):
             number += 1
             using = self._field
             vectors = self._queries.old if using is None else self._queries.new

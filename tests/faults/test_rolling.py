@@ -10,12 +10,13 @@ import os
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import anyio
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from qdrant_model_migration.domain.model import Side
@@ -53,18 +54,22 @@ class Place:
     alias: Collection
     texts: Texts
     queries: Queries
+    made: dict[str, npt.NDArray[np.float32]] = field(default_factory=dict)
+    """The new model's vectors, by text."""
 
     async def embed(self, model: str, texts: list[str], side: Side = Side.DOCUMENT) -> list[Vector]:
         embedder = await self.context.catalogue.load(model)
         return [[float(x) for x in row] for row in await embedder.embed(texts, side)]
 
     async def stale(self, found: dict[PointId, Raw], field: str) -> set[PointId]:
-        """Points whose new vector is not that of their text, by embedding every text again."""
+        """Points whose new vector is not that of their text, as the test embeds it."""
         held = {i: (p["payload"]["title"], vectors_of(p)[field]) for i, p in found.items() if vectors_of(p).get(field)}
-        texts = sorted({title for title, _ in held.values()})
-        made = dict(zip(texts, np.asarray(await self.embed(NEW, texts)), strict=True))
+        texts = sorted({title for title, _ in held.values()} - self.made.keys())
+        if texts:
+            self.made.update(zip(texts, np.asarray(await self.embed(NEW, texts), dtype=np.float32), strict=True))
         cosines = {
-            i: float(made[title] @ np.asarray(v)) / float(np.linalg.norm(made[title]) * np.linalg.norm(v)) for i, (title, v) in held.items()
+            i: float(self.made[title] @ np.asarray(v)) / float(np.linalg.norm(self.made[title]) * np.linalg.norm(v))
+            for i, (title, v) in held.items()
         }
         return {i for i, cosine in cosines.items() if cosine < SAME}
 

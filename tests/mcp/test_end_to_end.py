@@ -107,12 +107,14 @@ class Reader:
     """Model -> question -> its vector."""
     is_self_resolving: bool
     asked: list[Asked] = field(default_factory=list)
+    pause_s: float = 0.15
+    """Between two searches: less would take the cores from the embedding that is waited for."""
     _stop: threading.Event = field(default_factory=threading.Event)
 
     def run(self) -> None:
         queries = list(self.vectors[self.old_model])
         number = 0
-        while not self._stop.wait(0.04):
+        while not self._stop.wait(self.pause_s):
             query = queries[number % len(queries)]
             number += 1
             model, found, error = self.old_model, list[str](), None
@@ -136,7 +138,8 @@ class Reader:
         self._stop.set()
 
     def wait_for_rounds(self, rounds: float) -> None:
-        """Until so many more rounds of all questions were asked."""
+        """Until so many more rounds of all questions were asked, one after another without a pause."""
+        self.pause_s = 0.0
         goal = len(self.asked) + rounds * len(self.vectors[self.old_model])
         deadline = time.monotonic() + 120
         while len(self.asked) < goal:
