@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import secrets
@@ -44,6 +45,8 @@ _SCRUBBED_ENDINGS = ("_API_KEY", "_PROXY", "_proxy")
 _SERVER_FIXTURES = frozenset(
     {"server_1_16", "server_1_17", "server", "new_server", "fresh_server", "shared_cluster", "cluster", "new_cluster"}
 )
+_EVERY_QDRANT = frozenset({"server", "fresh_server", "any_qdrant"})
+"""Fixtures that run a test once for each Qdrant."""
 _ASSET_FIXTURES = frozenset({"assets", "cranfield", "asset_models"})
 
 # Read by huggingface_hub when it is first imported, so it cannot wait for a fixture. No test downloads a model.
@@ -56,11 +59,11 @@ settings.load_profile("unhurried")
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Set the markers `server` and `assets` from the fixtures that a test uses, and drop combinations that `only` excludes.
+    """Set the markers `server` and `assets` from the fixtures that a test uses, and drop combinations that `only` and `in_turn` exclude.
 
     Files come in the order of the longest time that one of their tests is granted: one that takes minutes must not be begun when the others are over.
     """
-    items[:] = [item for item in items if _exists(item)]
+    items[:] = _in_turn([item for item in items if _exists(item)])
     granted: dict[Path, float] = {}
     for item in items:
         granted[item.path] = max(granted.get(item.path, 0.0), _granted_s(item))
@@ -83,6 +86,34 @@ def _exists(item: pytest.Item) -> bool:
     """Whether the parameters of `item` go together, so that a skip always means that something was not tested."""
     parameters = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
     return all(mark.kwargs["where"](parameters) for mark in item.iter_markers("only"))
+
+
+def _in_turn(items: list[pytest.Item]) -> list[pytest.Item]:
+    """Of a test marked `in_turn` one Qdrant each, the next one for the next test of the file; every one with QDRANT_TEST_MATRIX=full."""
+    if os.environ.get("QDRANT_TEST_MATRIX") == "full":
+        return items
+    variants: dict[Path, dict[tuple[object, ...], list[pytest.Item]]] = {}
+    for item in items:
+        if item.get_closest_marker("in_turn") is not None and (key := _apart_from_qdrant(item)) is not None:
+            variants.setdefault(item.path, {}).setdefault(key, []).append(item)
+    kept = {id(group[turn % len(group)]) for groups in variants.values() for turn, group in enumerate(groups.values())}
+    dropped = {id(item) for groups in variants.values() for group in groups.values() for item in group} - kept
+    return [item for item in items if id(item) not in dropped]
+
+
+def _apart_from_qdrant(item: pytest.Item) -> tuple[object, ...] | None:
+    """What a test is called without the Qdrant that it runs on; None where it is not one of several."""
+    if not isinstance(item, pytest.Function) or not hasattr(item, "callspec"):
+        return None
+    others = {name: repr(value) for name, value in item.callspec.params.items() if name not in _EVERY_QDRANT}
+    return None if len(others) == len(item.callspec.params) else (item.originalname, *sorted(others.items()))
+
+
+def pytest_collection_finish() -> None:
+    """What is loaded by now stays: looking through it again and again took a tenth of the processor's time."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 50)
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,7 @@ from tests.qdrant.seeds import NEW, OLD, opened, seed, text
 from tests.servers import QdrantServer
 from tests.servers import request as rest
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = [pytest.mark.timeout(180), pytest.mark.in_turn]
 
 CREATE: dict[str, Any] = {"strategy": "new_collection", "model": NEW, "text_field": "text"}
 WIDE = 2**63

@@ -113,6 +113,7 @@ async def test_keep_leaves_the_embedded_database_and_says_where(home: Path) -> N
 
 
 @pytest.mark.slow
+@pytest.mark.in_turn
 def test_on_a_server_everything_is_removed(server: QdrantServer, home: Path, tmp_path: Path) -> None:
     done = run(server.environment, tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr

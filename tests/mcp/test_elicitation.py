@@ -14,7 +14,7 @@ from tests.qdrant.seeds import NEW, OLD, opened, seed
 from tests.servers import QdrantServer
 from tests.servers import request as rest
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = [pytest.mark.timeout(180), pytest.mark.in_turn]
 
 Reply = Literal["agree", "disagree", "decline", "cancel"]
 

@@ -21,7 +21,7 @@ from tests.qdrant.seeds import NEW, OLD, opened, seed
 from tests.servers import QdrantServer
 from tests.servers import request as rest
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = [pytest.mark.timeout(240), pytest.mark.in_turn]
 
 CREATE: dict[str, Any] = {"strategy": "new_collection", "model": NEW, "text_field": "text"}
 

@@ -14,7 +14,7 @@ from tests.pages import Node, read_page, rows_of
 from tests.qdrant.seeds import NEW, OLD, opened, seed, text
 from tests.qdrant.works import work_on
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = [pytest.mark.timeout(180), pytest.mark.in_turn]
 
 POINTS = 400
 QUERIES = [{"text": text(n), "relevant_ids": [str(n)]} for n in range(0, POINTS, 9)]

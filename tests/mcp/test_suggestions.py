@@ -29,6 +29,7 @@ async def suggested(client: Client, ref: Any, argument: str, typed: str) -> list
     return list(found.values)
 
 
+@pytest.mark.in_turn
 @pytest.mark.parametrize("mode", ["legacy", "2026-07-28"])
 async def test_names_are_suggested_while_somebody_types(any_qdrant: Backend, name: str, monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
     async with opened(any_qdrant, monkeypatch) as context:
@@ -75,6 +76,7 @@ async def test_a_qdrant_that_is_away_suggests_nothing_and_fails_nothing() -> Non
         assert await suggested(host.client, prompt("replace_model"), "collection", "") == []
 
 
+@pytest.mark.in_turn
 async def test_who_listens_hears_that_a_migration_went_on(any_qdrant: Backend, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     async with opened(any_qdrant, monkeypatch) as context:
         await seed(context, name)

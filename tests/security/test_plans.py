@@ -22,7 +22,7 @@ from tests.security.said import problem_of_refusal, steps_of
 from tests.servers import QdrantServer
 from tests.servers import request as rest
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = [pytest.mark.timeout(180), pytest.mark.in_turn]
 
 
 @pytest.fixture

@@ -70,8 +70,11 @@ ALL = [
     cases.REQUANTIZE,
 ]
 CASES = [
-    *(with_vector(case, NAMED) for case in ALL),
-    *(with_vector(case, UNNAMED) for case in (cases.SIDE_BY_SIDE, cases.ADD_SPARSE, cases.ADD_MULTIVECTOR, cases.TRUNCATE)),
+    *(pytest.param(made, id=made.id) for made in (with_vector(case, NAMED) for case in ALL)),
+    *(
+        pytest.param(made, id=made.id, marks=pytest.mark.in_turn)
+        for made in (with_vector(case, UNNAMED) for case in (cases.SIDE_BY_SIDE, cases.ADD_SPARSE, cases.ADD_MULTIVECTOR, cases.TRUNCATE))
+    ),
 ]
 
 
@@ -85,7 +88,7 @@ def is_possible(parameters: Mapping[str, Any]) -> bool:
 
 
 @pytest.mark.only(where=is_possible)
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
+@pytest.mark.parametrize("case", CASES)
 async def test_a_strategy_makes_what_its_recipes_say_under_searches(
     any_qdrant: Backend,
     place: Place,

@@ -13,7 +13,7 @@ from tests.strategies.driving import agreed, drive
 from tests.strategies.places import Place, place_of
 from tests.strategies.recipes import agree_closely, check_target
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = [pytest.mark.timeout(180), pytest.mark.in_turn]
 
 POINTS = 60
 
