@@ -193,5 +193,6 @@ def arm(monkeypatch: pytest.MonkeyPatch, dead: set[str]) -> None:
         "operations.closing.MOST_FENCE_S",
         "operations.closing.MOST_FENCED_PASS_S",
         "operations.fencing.LIFT_S",
+        "operations.reader.PAUSE_S",
     ):
         monkeypatch.setattr(f"{package}.{constant}", NEVER_S)

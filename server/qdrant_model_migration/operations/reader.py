@@ -34,18 +34,18 @@ class Reader:
     queries: dict[str, tuple[str, list[Any]]]
     """Collection -> (vector name, vectors of that collection)."""
     seen: AliasQueries = field(default_factory=AliasQueries)
-    is_over: bool = False
+    over: anyio.Event = field(default_factory=anyio.Event)
 
     async def read(self) -> None:
         """One query after another, until it is over or this driver may not go on; the last one is waited for."""
         for turn in count():
-            if self.is_over:
-                return
             try:
                 await self.ask(self.aliases[turn % len(self.aliases)], turn)
             except (LeaseLost, Interrupted):
                 return
-            await anyio.sleep(PAUSE_S)
+            with anyio.move_on_after(PAUSE_S):
+                await self.over.wait()
+                return
 
     async def ask(self, alias: str, turn: int = 0) -> None:
         try:
@@ -80,7 +80,7 @@ async def read_beside(work: Work, act: Callable[[], Awaitable[T]]) -> tuple[T, A
         except MigrationError as error:
             # Raised below: a task group would wrap it.
             errors.append(error)
-        reader.is_over = True
+        reader.over.set()
     if errors:
         raise errors[0]
     for alias in reader.aliases:

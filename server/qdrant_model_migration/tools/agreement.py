@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
-from mcp.server.elicitation import AcceptedElicitation, ElicitationResult
+from mcp.server.elicitation import AcceptedElicitation, CancelledElicitation, ElicitationResult
 from mcp.server.mcpserver import Context
 from mcp.server.mcpserver.exceptions import ToolError
 from mcp.server.mcpserver.resolve import Elicit
@@ -58,6 +59,24 @@ async def ask(
     return Elicit(visible(question, one_line=True), Agreement)
 
 
-def is_agreed(outcome: ElicitationResult[Agreement]) -> bool:
-    """Only a plain yes is one."""
-    return isinstance(outcome, AcceptedElicitation) and outcome.data.agreed
+@dataclass(frozen=True)
+class NotAgreed:
+    """Why a plan is not carried out, and the same as a sentence."""
+
+    refusal: str
+    said: str
+
+
+DECLINED = NotAgreed("the person declined", "The person said no: nothing was changed.")
+UNANSWERED = NotAgreed(
+    "nobody answered the question",
+    "The question was closed without an answer, by the person or by a host that runs without one: nothing was changed. The plan waits for a "
+    "person until it expires; do not carry it out in another way.",
+)
+
+
+def why_not(outcome: ElicitationResult[Agreement]) -> NotAgreed | None:
+    """None after a plain yes, and only then."""
+    if isinstance(outcome, CancelledElicitation):
+        return UNANSWERED
+    return None if isinstance(outcome, AcceptedElicitation) and outcome.data.agreed else DECLINED

@@ -10,7 +10,7 @@ from mcp.server.mcpserver.resolve import Resolve
 from pydantic import Field
 
 from qdrant_model_migration.results import FinishOutcome, FinishResult, NextStep
-from qdrant_model_migration.tools.agreement import Agreement, ask, is_agreed
+from qdrant_model_migration.tools.agreement import Agreement, ask, why_not
 from qdrant_model_migration.tools.support import App, Connection, MigrationId, ToolSpec, app_of, reporter, writing
 
 if TYPE_CHECKING:
@@ -40,12 +40,12 @@ async def finish_migration(
         return await _planned(app, migration, action, None, snapshot_first=snapshot_first)
     notice = app.context.notice(migration.target.connection)
     await check_made_for(ledger, migration.id, plan, "finish", {"action": action, "snapshot_first": snapshot_first})
-    if not is_agreed(agreement):
+    if (no := why_not(agreement)) is not None:
         return FinishResult(
-            summary=f"{notice}The person said no: nothing was changed. Both collections stay as they are.",
+            summary=f"{notice}{no.said} Both collections stay as they are.",
             migration_id=migration.id,
             phase=migration.phase.value,
-            refusal="the person declined",
+            refusal=no.refusal,
         )
     done = await ledger.operation(migration.id, f"finish-{plan.strip()}")
     if done is None or done.state == "failed":

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from qdrant_model_migration.errors import Refused
 from qdrant_model_migration.results import NextStep, SwapOutcome, SwapResult
-from qdrant_model_migration.tools.agreement import Agreement, ask, is_agreed
+from qdrant_model_migration.tools.agreement import Agreement, NotAgreed, ask, why_not
 from qdrant_model_migration.tools.support import App, Connection, MigrationId, ToolSpec, app_of, reporter, writing
 
 if TYPE_CHECKING:
@@ -51,8 +51,8 @@ async def swap_alias(
     if plan is None:
         return await _planned(app, migration, direction, alias, None, fence=fence)
     held = await check_made_for(ledger, migration.id, plan, "swap", {"direction": direction})
-    if not is_agreed(agreement):
-        return _declined(app, migration)
+    if (no := why_not(agreement)) is not None:
+        return _not_agreed(app, migration, no)
     # What the plan was made for, where the call with its code does not repeat it.
     alias = alias or held.arguments.get("alias")
     fence = bool(held.arguments.get("fence", True))
@@ -145,15 +145,15 @@ async def _check_still_so(app: App, migration: Migration, outcome: SwapOutcome, 
         )
 
 
-def _declined(app: App, migration: Migration) -> SwapResult:
+def _not_agreed(app: App, migration: Migration, no: NotAgreed) -> SwapResult:
     return SwapResult(
         summary=(
-            f"{app.context.notice(migration.target.connection)}The person said no: nothing was changed. Choices: look at the comparison again, repair or "
+            f"{app.context.notice(migration.target.connection)}{no.said} Choices: look at the comparison again, repair or "
             "verify first, agree later (the plan stays valid until it expires), or discard the target with finish_migration(action='discard_new')."
         ),
         migration_id=migration.id,
         phase=migration.phase.value,
-        refusal="the person declined",
+        refusal=no.refusal,
     )
 
 
