@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any, TypeVar
@@ -55,10 +56,11 @@ class Reader:
         except RateLimited:
             # A limit that the collection's owner set, and no effect of the move.
             return
-        except MigrationError as error:
+        except Exception as error:  # noqa: BLE001 - not even a defect of this reader may end a swap in the middle
             self.seen.failed += 1
             if len(self.seen.failures) < MOST_FAILURES:
-                self.seen.failures.append(f"{alias}: {error}")
+                # The text of a defect may hold anything.
+                self.seen.failures.append(f"{alias}: {error if isinstance(error, MigrationError) else type(error).__name__}")
         self.seen.asked += 1
 
 
@@ -83,8 +85,10 @@ async def read_beside(work: Work, act: Callable[[], Awaitable[T]]) -> tuple[T, A
         reader.over.set()
     if errors:
         raise errors[0]
-    for alias in reader.aliases:
-        await reader.ask(alias)
+    # The readers have moved: a driver that is to stop first records that.
+    with suppress(LeaseLost, Interrupted):
+        for alias in reader.aliases:
+            await reader.ask(alias)
     return results[0], reader.seen
 
 
