@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from itertools import islice
 
 from qdrant_model_migration.domain.collection import Collection, FieldKind
-from qdrant_model_migration.domain.points import Point, PointId, tag, untag
+from qdrant_model_migration.domain.points import Point, PointId, order_key, tag, untag
 from qdrant_model_migration.domain.verification import made_vector_problem, same_vector, wrong_share_upper_bound
 from qdrant_model_migration.operations.agreement import agreement
 from qdrant_model_migration.operations.other_writers import Others, of_the_old_model, others, settle
@@ -81,7 +81,8 @@ async def provenance(
     )
     if numbered is not None and not looked.wrong and check.is_rest_own:
         await settle(work, numbered)
-    return check, {tag(p.id): f"cosine {cosine:.4f}" for p, _, cosine in looked.wrong}
+    in_order = sorted(looked.wrong, key=lambda wrong: order_key(wrong[0].id))
+    return check, {tag(p.id): f"cosine {cosine:.4f}" for p, _, cosine in in_order}
 
 
 async def _chosen(work: Work, numbered: Others | None, size: int, suspects: Sequence[PointId]) -> tuple[dict[PointId, None], str | None]:
