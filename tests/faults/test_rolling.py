@@ -32,7 +32,7 @@ from tests.mcp.test_next_steps import Person
 from tests.servers import QdrantServer
 from tests.servers import request as rest
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200), pytest.mark.in_turn]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 OLD, NEW = "minilm-l2", "minilm-1152"
 POINTS = 450

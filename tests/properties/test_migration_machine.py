@@ -595,7 +595,6 @@ def machine(server: QdrantServer, name: str, monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.slow
-@pytest.mark.in_turn
 @pytest.mark.timeout(0 if SEED is not None else 900)
 @pytest.mark.parametrize("strategy", ["new_collection", "side_by_side"])
 def test_nothing_is_lost_whatever_is_written_between_the_requests_of_drivers_that_die(machine: type[Machine], strategy: str) -> None:

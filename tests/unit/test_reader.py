@@ -15,6 +15,9 @@ from qdrant_model_migration.operations.reader import Reader, read_beside
 pytestmark = pytest.mark.anyio
 
 
+SEVERAL = 6
+
+
 class Searches:
     """Queries that fail, from the first or from a later one on."""
 
@@ -22,9 +25,12 @@ class Searches:
         self.failure = failure
         self.well = well
         self.asked = 0
+        self.several = anyio.Event()
 
     async def through_alias(self, alias: str, queries: object) -> None:
         self.asked += 1
+        if self.asked == SEVERAL:
+            self.several.set()
         if self.asked > self.well:
             raise self.failure
 
@@ -52,10 +58,16 @@ async def swapped() -> str:
 @pytest.mark.parametrize(("failure", "told"), [(ConnectionFailed("away"), "away"), (RuntimeError("a text"), "RuntimeError")])
 async def test_queries_that_fail_are_counted_and_the_first_ones_told(follow: Any, failure: Exception, told: str) -> None:
     searches = Searches(failure, well=2)
-    done, seen = await read_beside(follow(searches), swapped)
+
+    async def swapped_after_several() -> str:
+        await searches.several.wait()
+        return "swapped"
+
+    with anyio.fail_after(30):
+        done, seen = await read_beside(follow(searches), swapped_after_several)
     assert done == "swapped"
     assert seen is not None
-    assert seen.asked == searches.asked > 5
+    assert seen.asked == searches.asked > SEVERAL
     assert seen.failed == searches.asked - 2
     assert seen.failures == [f"live: {told}"] * 3
 

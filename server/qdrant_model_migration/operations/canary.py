@@ -12,6 +12,7 @@ from qdrant_model_migration.domain.collection import Collection, FieldKind, Vect
 from qdrant_model_migration.domain.pacing import Ceiling
 from qdrant_model_migration.errors import MigrationError
 from qdrant_model_migration.operations.work import Work
+from qdrant_model_migration.qdrant.gateway import Gateway
 
 LOG = logging.getLogger(__name__)
 QUERIES = 16
@@ -41,7 +42,7 @@ async def watch_source(work: Work) -> None:
             await anyio.sleep(LOOK_EVERY_S)
             continue
         try:
-            queries = queries or await _queries(work, field)
+            queries = queries or await vectors_to_search(work.source, work.migration.source.collection, field, QUERIES)
             if queries:
                 turn += 1
                 work.ceiling.note(
@@ -56,6 +57,7 @@ async def watch_source(work: Work) -> None:
         await anyio.sleep(LOOK_EVERY_S)
 
 
-async def _queries(work: Work, field: VectorField) -> list[Any]:
-    points = await work.source.points.sample(work.migration.source.collection, QUERIES, vectors=[field.name])
+async def vectors_to_search(gateway: Gateway, collection: str, field: VectorField, most: int) -> list[Any]:
+    """Vectors of a collection's own, drawn at random; fewer where points have none."""
+    points = await gateway.points.sample(collection, most, vectors=[field.name])
     return [vector for p in points if (vector := p.vectors.get(field.name))]

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import anyio
 
 from qdrant_model_migration.errors import Interrupted, LeaseLost, MigrationError, RateLimited
-from qdrant_model_migration.operations.canary import searched_field
+from qdrant_model_migration.operations.canary import searched_field, vectors_to_search
 from qdrant_model_migration.operations.work import Work
 from qdrant_model_migration.results import AliasQueries
 
@@ -116,6 +116,5 @@ async def _queries(work: Work, collection: str) -> tuple[str, list[Any]] | None:
     searched = searched_field(await work.target.describe(collection))
     if searched is None:
         return None
-    points = await work.target.points.sample(collection, VECTORS, vectors=[searched.name])
-    vectors = [vector for p in points if (vector := p.vectors.get(searched.name))]
+    vectors = await vectors_to_search(work.target, collection, searched, VECTORS)
     return (searched.name, vectors) if vectors else None

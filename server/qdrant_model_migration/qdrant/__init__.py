@@ -6,14 +6,18 @@ model of its is wanted.
 """
 
 import sys
+from contextlib import suppress
 
 if "qdrant_client" not in sys.modules and "fastembed" not in sys.modules:
     # An import of None is an ImportError, which qdrant_client takes for "not installed".
     sys.modules["fastembed"] = None  # type: ignore[assignment]
     try:
         import qdrant_client as qdrant_client
-        from qdrant_client.fastembed_common import FastEmbedMisc
     finally:
         del sys.modules["fastembed"]
-    # Every client asks again, and would load it then.
-    FastEmbedMisc.is_installed = classmethod(lambda cls: False)  # type: ignore[method-assign, assignment]
+    # A later version may ask elsewhere: then it loads FastEmbed, and nothing else changes.
+    with suppress(ImportError):
+        from qdrant_client.fastembed_common import FastEmbedMisc
+
+        # Every client asks again, and would load it then.
+        FastEmbedMisc.is_installed = classmethod(lambda cls: False)  # type: ignore[method-assign, assignment]
